@@ -1,0 +1,1 @@
+"""Iterative self-retrospective DPO for video LMMs (ISR-DPO, AAAI 2025)."""

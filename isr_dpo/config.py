@@ -1,0 +1,263 @@
+"""The recipe: what a run does. The only home of defaults.
+
+A recipe is a YAML file. Unknown keys and impossible values are refused by name before anything is compiled or loaded.
+Values are tagged by origin: [P] the paper, [C] public code the paper builds on, [O] our choice where both are silent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from isr_dpo.errors import RecipeError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+
+class Section(BaseModel):
+    """A frozen part of the recipe; unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(Section):
+    """The starting model and how it is held."""
+
+    start: str
+    """The SFT model, policy-00: a folder, an s3:// URI or `builtin:world` (the demo world's own)."""
+    registered_name: Name
+    """Name of the registered model in MLflow."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Data(Section):
+    """Videos, training rows, evaluation sets. Paths are relative to the working directory, or s3:// URIs."""
+
+    train: str
+    """JSONL in LLaVA-Hound's flat schema: id, video, prompt; chosen and rejected where a row is a seed preference."""
+    sets: Mapping[Name, str] = Field(default_factory=dict)
+    """Evaluation sets by name: `<name>.qa.jsonl` files in the caption protocol's schema."""
+    frames: Annotated[int, Field(ge=1)] = 8
+    """Frames a clip, uniform over the clip, both ends included [C]."""
+    max_unreadable_fraction: Fraction = 0.01
+    """Above this share of unreadable videos prepare fails [O]; the paper's data has none stated."""
+    workers: Positive = 2
+    """Decoding threads."""
+
+
+class Engine(Section):
+    """Who runs the policy for generate, retrospect, judge and answer."""
+
+    kind: Literal["hf", "fake"] = "hf"
+    batch_rows: Positive = 64
+    """Sequences in one forward pass."""
+    rows_per_part: Positive = 256
+    """Rows between two points of resumption."""
+
+
+class Generate(Section):
+    """Two responses a row."""
+
+    temperature: Annotated[float, Field(gt=0, le=2)] = 0.7  # [P] section 3.1
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # [O]
+    max_new_tokens: Positive = 512  # [O]
+
+
+class Retrospect(Section):
+    """The visual context c_t, one a distinct video."""
+
+    context: Literal["none", "fixed", "renew", "retrospective", "shuffled"] = "retrospective"
+    """Table 5's designs [P]; `none` is self-rewarding, `shuffled` gives the judge another video's description [O]."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7  # [O] the paper samples c_t, at no stated temperature
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0  # [O]
+    max_new_tokens: Positive = 512  # [O]
+
+
+class Judge(Section):
+    """The policy chooses between its own two responses."""
+
+    by: Literal["self", "random", "longer"] = "self"
+    """`random` and `longer` are controls [O]."""
+    verdict: Literal["logits", "text"] = "logits"
+    """`logits`: the labels' probabilities at one position [P, by Lee et al.]; `text`: a sampled verdict, parsed strictly."""
+    orders: Literal["both", "one"] = "both"
+    """`both`: probabilities averaged over both orders of the responses [P, by Lee et al.]."""
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
+    """Of a `text` verdict [O]."""
+    tie_margin: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+    """A pair whose P(first) is within this of 0.5 is dropped as a tie [O]; exactly 0.5 always is."""
+    drop_inconsistent: bool = False
+    """Drop pairs whose winner changes with the order [O]."""
+    min_label_mass: Fraction = 0.1
+    """Below this total probability of the two labels the verdict counts as unparsed [O]."""
+
+
+class Train(Section):
+    """DPO (section 3.1). Defaults are LLaVA-Hound-DPO's [C] where not said otherwise."""
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-7
+    epochs: Positive = 1
+    """Of a self-retrospective round [O]."""
+    seed_epochs: Positive = 3
+    """Of the seed DPO that makes policy-01 [C]."""
+    batch_pairs: Positive = 128
+    micro_batch_pairs: Positive = 4
+    warmup_fraction: Fraction = 0.1
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
+    reference: Literal["round_start", "initial"] = "round_start"
+    """`round_start` is the released trainer's default; the paper says "current base reference model"."""
+
+
+class Answer(Section):
+    """Greedy answers for evaluation."""
+
+    max_new_tokens: Positive = 1024  # [C]
+
+
+class Evaluate(Section):
+    """The caption protocol, by a grader."""
+
+    grader: Literal["rules", "openai"] = "rules"
+    """`rules`: the packaged rule-based grader, no model; `openai`: any OpenAI-compatible endpoint, key from OPENAI_API_KEY."""
+    model: str = "gpt-4o-mini"
+    base_url: str | None = None
+    """Of an OpenAI-compatible server; none: the openai package's default (OPENAI_BASE_URL or OpenAI's own)."""
+    dev: Name = "dev"
+    """The set that selects the best policy; graded for every policy."""
+    full_at: tuple[Positive, ...] = (1, 5, 9)
+    """Policies whose answers to all sets are graded, as in the paper's tables [P]."""
+    required: bool = False
+    """True: a grader that stays away fails the run; False: the evaluation is left pending and training goes on."""
+    concurrency: Positive = 8
+    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+
+
+class Guards(Section):
+    """Limits that stop a loop that is dying [O]."""
+
+    min_pair_fraction: Fraction = 0.05
+    """Of rows that yield a preference."""
+    min_order_consistency: Fraction = 0.0
+    """Share of judged pairs whose winner is the same in both orders."""
+    max_chosen_growth: Annotated[float, Field(gt=1)] = 4.0
+    """Mean words of chosen responses against round 1."""
+
+
+class Tracking(Section):
+    """MLflow."""
+
+    uri: str = "sqlite:///runs/mlflow.db"
+    experiment: str = "isr-dpo"
+
+
+class Recipe(Section):
+    """A whole run."""
+
+    name: Name
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    iterations: Annotated[int, Field(ge=1, le=99)] = 9
+    """Policies trained [P]: policy-01 by seed DPO, the rest by self-retrospective rounds."""
+    prompts: str = "lmm"
+    """A packaged prompt set, or a folder path."""
+    model: Model
+    data: Data
+    engine: Engine = Engine()
+    generate: Generate = Generate()
+    retrospect: Retrospect = Retrospect()
+    judge: Judge = Judge()
+    train: Train = Train()
+    answer: Answer = Answer()
+    evaluate: Evaluate = Evaluate()
+    guards: Guards = Guards()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.evaluate.dev not in self.data.sets:
+            raise ValueError(f"evaluate.dev names {self.evaluate.dev!r}, data.sets has {sorted(self.data.sets)}")
+        if self.train.batch_pairs % self.train.micro_batch_pairs:
+            raise ValueError(
+                f"train.batch_pairs {self.train.batch_pairs} is not a multiple of "
+                f"train.micro_batch_pairs {self.train.micro_batch_pairs}"
+            )
+        return self
+
+    def canonical(self) -> str:
+        """The recipe as one line of JSON, the form in which it travels."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """sha256 of `canonical()`."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    def section(self, keys: tuple[str, ...]) -> dict[str, Any]:
+        """The values at dotted `keys`, `{"generate.temperature": 0.7, ...}`; a key of a section gives all in it."""
+        flat = flatten(self.model_dump(mode="json"))
+        return {k: v for k, v in flat.items() if any(k == key or k.startswith(key + ".") for key in keys)}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        flat |= flatten(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat
+
+
+def parse(text: str, *, where: str = "recipe") -> Recipe:
+    """A recipe from YAML or JSON text.
+
+    Raises:
+        RecipeError: naming `where`, every offending key with its value, and the accepted keys or values.
+    """
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{where}: a recipe is a mapping of keys, this is {type(tree).__name__}")
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as error:
+        lines = [_explain(dict(e)) for e in error.errors()]
+        raise RecipeError("\n".join(f"{where}: {line}" for line in lines)) from error
+
+
+def load(path: str | Path) -> Recipe:
+    """The recipe in the file `path`."""
+    path = Path(path)
+    try:
+        return parse(path.read_text(encoding="utf-8"), where=str(path))
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _explain(error: dict[str, Any]) -> str:
+    location = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        parent = _section_at(error["loc"][:-1])
+        return f"unknown key {location!r}; accepted here: {', '.join(parent.model_fields)}"
+    if error["type"] == "missing":
+        return f"{location} is missing"
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{location} = {error['input']!r}: {message}" if location else message
+
+
+def _section_at(location: tuple[Any, ...]) -> type[Section]:
+    section: type[Section] = Recipe
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, Section)
+        section = annotation
+    return section

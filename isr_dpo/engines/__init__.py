@@ -1,0 +1,73 @@
+"""Engines run a policy: they draw texts and choose between labels.
+
+An engine is opened for one policy and one frame store, and is a pure function of its requests: the same request gives
+the same result whatever else is in the call. `open_engine` picks the implementation by the recipe's `engine.kind`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A request for texts: one draw a seed.
+
+    `video` is a key of the frame store, `temperature` 0 means greedy, `top_p` in (0, 1].
+    """
+
+    video: str
+    prompt: str
+    seeds: tuple[int, ...]
+    temperature: float
+    top_p: float
+    max_new_tokens: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """One draw: the decoded text and how it ended (`stop` at the end-of-text token, `length` at the token limit)."""
+
+    text: str
+    tokens: int
+    finish: str
+
+
+@dataclass(frozen=True)
+class Choose:
+    """A request for a choice between single-token `labels`.
+
+    The model may write up to `rationale_tokens` tokens (greedy) or until it writes `cue` itself; then the cue stands,
+    and the labels' probabilities are read at the next position.
+    """
+
+    video: str
+    prompt: str
+    labels: tuple[str, str]
+    rationale_tokens: int
+    cue: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`probabilities` of the two labels at the label's position, not normalised: their sum is the mass the model gives
+    to answering in the asked form at all."""
+
+    probabilities: tuple[float, float]
+    rationale: str
+
+
+Progress = Callable[[int], None]
+"""Called with the number of requests just finished."""
+
+
+class Engine(Protocol):
+    """What a stage needs of a model. Results come in the order of the requests."""
+
+    deterministic: bool
+
+    def sample(self, requests: Sequence[Sample], progress: Progress = ...) -> list[list[Text]]: ...
+
+    def choose(self, requests: Sequence[Choose], progress: Progress = ...) -> list[Choice]: ...

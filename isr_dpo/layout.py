@@ -1,0 +1,44 @@
+"""Where a run's outputs lie under its URI, and who is who: round t reads policy-t and writes policy-(t+1)."""
+
+from __future__ import annotations
+
+from isr_dpo.stores import join
+
+
+def run_file(run_uri: str) -> str:
+    return join(run_uri, "run.json")
+
+
+def dataset(run_uri: str) -> str:
+    return join(run_uri, "dataset")
+
+
+def frames(run_uri: str) -> str:
+    return join(run_uri, "frames")
+
+
+def round_output(run_uri: str, index: int, name: str) -> str:
+    """`name` is responses, contexts, preferences or training; round 0 is the seed DPO."""
+    return join(run_uri, f"round-{index:02d}", name)
+
+
+def policy_name(index: int) -> str:
+    return f"policy-{index:02d}"
+
+
+def policy(run_uri: str, index: int) -> str:
+    return join(run_uri, policy_name(index))
+
+
+def answers(run_uri: str, index: int) -> str:
+    """Holds a directory an evaluation set."""
+    return join(run_uri, "answers", policy_name(index))
+
+
+def evaluation(run_uri: str, index: int) -> str:
+    """Holds a directory `<protocol>-<set>` each."""
+    return join(run_uri, "evaluation", policy_name(index))
+
+
+def report(run_uri: str) -> str:
+    return join(run_uri, "report", "index.html")

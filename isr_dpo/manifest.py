@@ -1,0 +1,296 @@
+"""What is complete, from what, with which digests.
+
+An output is one directory with one `manifest.json`, written last and created conditionally: the directory is complete or
+absent. Until then its files stand beside an `unfinished.json` that says what they are made from, so that a restarted step
+keeps the parts that are done and throws away those of another recipe.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+from isr_dpo.errors import CorruptOutput, DataError, StaleOutput
+from isr_dpo.stores import Exists, Missing, join, open_store, read_bytes, write_bytes
+
+log = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+UNFINISHED = "unfinished.json"
+
+
+@dataclass(frozen=True)
+class File:
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What an output is made from. Two outputs of equal origin are interchangeable."""
+
+    kind: str
+    step: str
+    inputs: Mapping[str, str]
+    """Digest of each input's manifest."""
+    recipe_section_digest: str
+    prompts_digest: str
+
+    def differences(self, other: Origin) -> list[str]:
+        """In words, for a message."""
+        found = [
+            f"{name} ({getattr(self, name)!r} -> {getattr(other, name)!r})"
+            for name in ("kind", "step")
+            if getattr(self, name) != getattr(other, name)
+        ]
+        changed = [n for n in sorted({*self.inputs, *other.inputs}) if self.inputs.get(n) != other.inputs.get(n)]
+        found += [f"input {name}" for name in changed]
+        if self.recipe_section_digest != other.recipe_section_digest:
+            found.append(f"the recipe keys of step {other.step}")
+        if self.prompts_digest != other.prompts_digest:
+            found.append("the prompts")
+        return found
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A complete output. `digest` covers kind and files, so equal content has an equal digest."""
+
+    kind: str
+    uri: str
+    """Where the files lie; for an alias (policy-00, policy-01 without seed preferences) not where the manifest lies."""
+    step: str
+    inputs: Mapping[str, str]
+    recipe_section_digest: str
+    prompts_digest: str
+    code_version: str
+    deterministic: bool
+    rows: int
+    files: Mapping[str, File]
+    digest: str
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(self.kind, self.step, self.inputs, self.recipe_section_digest, self.prompts_digest)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str, *, where: str = "manifest") -> Manifest:
+        """Raises CorruptOutput where `text` is no manifest or its digest does not fit its files."""
+        try:
+            tree = json.loads(text)
+            manifest = cls(**{**tree, "files": {n: File(**f) for n, f in tree["files"].items()}})
+        except (ValueError, TypeError, KeyError) as error:
+            raise CorruptOutput(f"{where}: not a manifest ({error}); delete its directory and run again") from error
+        if manifest.digest != content_digest(manifest.kind, manifest.files):
+            raise CorruptOutput(f"{where}: its digest does not fit the files it lists; delete its directory and run again")
+        return manifest
+
+
+def content_digest(kind: str, files: Mapping[str, File]) -> str:
+    """sha256 over the kind and every file's name, size and sha256."""
+    return canonical_digest({"kind": kind, "files": {name: [f.size, f.sha256] for name, f in files.items()}})
+
+
+def canonical_digest(tree: Any) -> str:
+    """sha256 of a JSON tree with sorted keys."""
+    return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def find(uri: str) -> Manifest | None:
+    """The manifest at directory `uri`, None where the output is not complete."""
+    try:
+        content = read_bytes(join(uri, MANIFEST))
+    except Missing:
+        return None
+    return Manifest.from_json(content.decode(), where=join(uri, MANIFEST))
+
+
+def files(manifest: Manifest, names: Collection[str] | None = None) -> Path:
+    """A local folder that holds the manifest's files (all, or `names`), every one verified by its SHA-256.
+
+    Local outputs are verified in place; others are fetched once into the cache (`ISR_DPO_CACHE`, default the user's
+    cache folder).
+
+    Raises:
+        CorruptOutput: a file is missing or differs.
+    """
+    wanted = {n: f for n, f in manifest.files.items() if names is None or n in names}
+    if "://" not in manifest.uri or manifest.uri.startswith("file://"):
+        folder = Path(manifest.uri.removeprefix("file://"))
+        for name, file in wanted.items():
+            _check(folder / name, file, join(manifest.uri, name))
+        return folder
+    folder = _cache() / manifest.digest
+    store = open_store(manifest.uri)
+    for name, file in wanted.items():
+        path = folder / name
+        if path.is_file() and path.stat().st_size == file.size and hash_file(path) == file.sha256:
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            fetched = Path(scratch) / "object"
+            try:
+                store.get(join(manifest.uri, name), fetched)
+            except Missing as error:
+                raise CorruptOutput(_damage(join(manifest.uri, name), "is missing")) from error
+            _check(fetched, file, join(manifest.uri, name))
+            os.replace(fetched, path)
+    return folder
+
+
+def alias(uri: str, manifest: Manifest) -> Manifest:
+    """Makes directory `uri` stand for `manifest`: its manifest is a copy, whose files stay where they are."""
+    _create(join(uri, MANIFEST), manifest)
+    return manifest
+
+
+class Output:
+    """A directory being written. `begin` opens one; `seal` completes it."""
+
+    def __init__(self, uri: str, origin: Origin, done: Mapping[str, int]) -> None:
+        self.uri = uri
+        self.origin = origin
+        self._store = open_store(uri)
+        self._files: dict[str, File | None] = dict.fromkeys(done)
+
+    @property
+    def done(self) -> set[str]:
+        """Files that stand complete, an earlier attempt's among them."""
+        return set(self._files)
+
+    def put(self, name: str, path: Path) -> None:
+        """Adds the local file `path` as `name`."""
+        self._files[name] = File(size=path.stat().st_size, sha256=hash_file(path))
+        self._store.put(path, join(self.uri, name))
+
+    def write(self, name: str, content: bytes) -> None:
+        """Adds a small file."""
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "file"
+            path.write_bytes(content)
+            self.put(name, path)
+
+    def read(self, name: str) -> bytes:
+        """A small file that stands complete."""
+        return read_bytes(join(self.uri, name))
+
+    def put_folder(self, folder: Path) -> None:
+        """Adds every file under `folder`."""
+        for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+            self.put(path.relative_to(folder).as_posix(), path)
+
+    def seal(self, *, rows: int, deterministic: bool) -> Manifest:
+        """Writes the manifest: the output is complete from here on."""
+        known = {name: file or self._hash_stored(name) for name, file in self._files.items()}
+        manifest = Manifest(
+            **asdict(self.origin),
+            uri=self.uri,
+            code_version=code_version(),
+            deterministic=deterministic,
+            rows=rows,
+            files=dict(sorted(known.items())),
+            digest=content_digest(self.origin.kind, known),
+        )
+        _create(join(self.uri, MANIFEST), manifest)
+        self._store.delete(join(self.uri, UNFINISHED))
+        return manifest
+
+    def _hash_stored(self, name: str) -> File:
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "file"
+            self._store.get(join(self.uri, name), path)
+            return File(size=path.stat().st_size, sha256=hash_file(path))
+
+
+def begin(uri: str, origin: Origin) -> Manifest | Output:
+    """The finished output at `uri` if it has this origin, else an output to write, holding what an interrupted attempt
+    of the same origin finished.
+
+    Raises:
+        StaleOutput: a finished output of another origin stands there.
+    """
+    standing = find(uri)
+    if standing is not None:
+        if standing.origin == origin:
+            return standing
+        what = ", ".join(standing.origin.differences(origin))
+        raise StaleOutput(
+            f"{uri} was finished from something else: {what} differ. Finished work is never mixed: "
+            f"use another --run-uri, or delete {uri} and what was made from it"
+        )
+    store = open_store(uri)
+    marker = (json.dumps(asdict(origin), sort_keys=True) + "\n").encode()
+    left = store.list(uri)
+    if left and not (UNFINISHED in left and read_bytes(join(uri, UNFINISHED)) == marker):
+        log.warning("%s: discarding the unfinished work of another recipe or input (%d files)", uri, len(left))
+        store.delete(uri)
+        left = {}
+    write_bytes(join(uri, UNFINISHED), marker)
+    return Output(uri, origin, {name: size for name, size in left.items() if name != UNFINISHED})
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@functools.cache
+def code_version() -> str:
+    """The package's version and a digest of its sources."""
+    digest = hashlib.sha256()
+    root = Path(str(resources.files("isr_dpo")))
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    try:
+        version = metadata.version("isr-dpo")
+    except metadata.PackageNotFoundError:
+        version = "0"
+    return f"{version}+{digest.hexdigest()[:12]}"
+
+
+def _create(uri: str, manifest: Manifest) -> None:
+    try:
+        write_bytes(uri, manifest.to_json().encode(), if_absent=True)
+    except Exists:
+        standing = Manifest.from_json(read_bytes(uri).decode(), where=uri)
+        if (standing.origin, standing.digest) != (manifest.origin, manifest.digest):
+            raise StaleOutput(f"{uri}: another writer finished this output first, with other content; it stands") from None
+
+
+def _check(path: Path, file: File, uri: str) -> None:
+    if not path.is_file():
+        raise CorruptOutput(_damage(uri, "is missing"))
+    size = path.stat().st_size
+    if size != file.size:
+        raise CorruptOutput(_damage(uri, f"has {size} bytes, its manifest says {file.size}"))
+    if hash_file(path) != file.sha256:
+        raise CorruptOutput(_damage(uri, "was altered: its SHA-256 is not the manifest's"))
+
+
+def _damage(uri: str, what: str) -> str:
+    return f"{uri} {what}. Delete the directory {uri.rpartition('/')[0]} and run again"
+
+
+def _cache() -> Path:
+    root = os.environ.get("ISR_DPO_CACHE")
+    folder = Path(root) if root else Path.home() / ".cache" / "isr-dpo"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"cache folder {folder}: {error.strerror}; set ISR_DPO_CACHE to a writable folder") from error
+    return folder

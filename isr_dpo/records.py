@@ -1,0 +1,193 @@
+"""The JSONL rows that travel between steps.
+
+Training and preference rows are LLaVA-Hound's flat schema, evaluation rows and predictions the published test layout
+(reference: ShareGPTVideo on Hugging Face, [C]); what we add are extra keys at the end, so that existing scripts read our
+files. A row type knows its own required keys; reading names file and line of a row that lacks one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from isr_dpo.errors import DataError
+
+
+class Row(BaseModel):
+    """A frozen row; keys beyond the declared ones are kept as they are."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Question(Row):
+    """A training row as the loop sees it: no ground truth."""
+
+    id: str
+    video: str
+    prompt: str
+
+
+class Preference(Row):
+    """A pair for DPO, in the published schema. `answer` (ground truth) stays empty: the loop does not read it.
+
+    `chosen_score` and `rejected_score` are the judge's probabilities of the two responses, averaged over the orders.
+    """
+
+    id: str
+    video: str
+    prompt: str
+    answer: str = ""
+    chosen: str
+    rejected: str
+    chosen_score: float | None = None
+    rejected_score: float | None = None
+
+
+class Responses(Row):
+    """Two draws for a question (y1, y2)."""
+
+    id: str
+    video: str
+    prompt: str
+    responses: tuple[str, str]
+    finish: tuple[str, str]
+    """How each ended: `stop` or `length` (cut at the token limit)."""
+    seeds: tuple[int, int]
+
+
+class Context(Row):
+    """c_t of a video; `previous` is c_(t-1), absent in round 1 and for `renew`."""
+
+    video: str
+    context: str
+    previous: str | None = None
+
+
+class Judged(Row):
+    """What the judge said about one row; the preference or the reason why there is none.
+
+    `probabilities` holds, for each order asked, the unnormalised probabilities of "the first response is better" and
+    "the second is", already mapped back to the responses' own order: [[p1, p2], [p1, p2]].
+    """
+
+    id: str
+    video: str
+    prompt: str
+    responses: tuple[str, str]
+    probabilities: tuple[tuple[float, float], ...] = ()
+    rationales: tuple[str, ...] = ()
+    outcome: Literal["preferred", "identical", "empty", "tie", "inconsistent", "unparsed"]
+    winner: Literal[0, 1] | None = None
+    context: str | None = None
+
+
+class Turn(Row):
+    """One turn of a published conversation; the key is `from`."""
+
+    speaker: str = Field(alias="from")
+    value: str
+
+
+class TestRow(Row):
+    """A row of a published `<set>.qa.jsonl`: a human turn with `<video>`, a gpt turn with the ground truth."""
+
+    __test__ = False
+
+    id: str
+    video: str
+    conversations: tuple[Turn, Turn]
+    caption: str | None = None
+    """Ground-truth caption, caption protocol only."""
+
+    @property
+    def question(self) -> str:
+        return self.conversations[0].value.replace("<video>", "").strip()
+
+    @property
+    def answer(self) -> str:
+        return self.conversations[1].value
+
+
+class Outcome(Row):
+    """Of a prediction: `success`, or `failed` with the reason as message."""
+
+    status: Literal["success", "failed"]
+    message: str
+
+
+class Prediction(Row):
+    """An answer in the published layout of prediction files."""
+
+    id: str
+    modal_path: str
+    query: str
+    answer: str
+    """The ground truth."""
+    model_prediction: Outcome
+
+
+class Grade(Row):
+    """What the grader made of one prediction. `score` None: unscored, never wrong."""
+
+    id: str
+    video: str
+    score: float | None
+    correct: bool | None
+    words: int
+    """Of the prediction."""
+    status: Literal["scored", "unscored"]
+    reply: str
+    """The grader's reply, or why there is none."""
+
+
+R = TypeVar("R", bound=Row)
+
+
+def read_rows(lines: Iterable[str], row_type: type[R], *, where: str) -> Iterator[R]:
+    """Rows of a JSONL text; `where` names the file in messages.
+
+    Raises:
+        DataError: invalid JSON, a missing key or a value of the wrong type, with file and line.
+    """
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield row_type.model_validate_json(line)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"])
+            what = f"{key}: {first['msg']}" if key else str(first["msg"])
+            raise DataError(f"{where}:{number}: not a {row_type.__name__} row: {what}: {line.strip()[:120]}") from error
+
+
+def read_files(folder: Path, names: Iterable[str], row_type: type[R]) -> list[R]:
+    """Rows of the named files of a folder, in name order."""
+    rows: list[R] = []
+    for name in sorted(names):
+        with (folder / name).open(encoding="utf-8") as lines:
+            rows += read_rows(lines, row_type, where=str(folder / name))
+    return rows
+
+
+def to_jsonl(rows: Iterable[Row | Mapping[str, Any]]) -> bytes:
+    """Rows as JSONL; absent optional values are left out, non-ASCII text stands as it is."""
+    trees = (r.model_dump(mode="json", by_alias=True, exclude_none=True) if isinstance(r, Row) else r for r in rows)
+    return "".join(json.dumps(tree, ensure_ascii=False) + "\n" for tree in trees).encode()
+
+
+def part_name(number: int, prefix: str = "part") -> str:
+    """`part-00003.jsonl`."""
+    return f"{prefix}-{number:05d}.jsonl"
+
+
+def seed_for(seed: int, *what: str | int) -> int:
+    """A 63-bit seed from the run's seed and (stage, round, row id, draw): the same wherever and in whatever order rows
+    are worked on."""
+    text = json.dumps([seed, *what], ensure_ascii=False)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
