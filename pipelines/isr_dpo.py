@@ -1,0 +1,128 @@
+"""The loop, unrolled when it is compiled: a recipe in, a pipeline out.
+
+    preflight -> prepare -> train 0 -> policy-01
+    round t = 1, 2, ...:  generate | retrospect -> judge -> train t -> policy-(t+1)
+    every policy from 01 on:  answer -> evaluate -> register -> report
+
+generate and retrospect do not wait for each other, nor does a round for the evaluation of the policy it starts from. No
+exit task anywhere: on a real backend one is silently skipped when it is needed most.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from kfp import dsl
+from kfp.dsl.base_component import BaseComponent
+from kfp.dsl.pipeline_channel import PipelineChannel
+from kfp.dsl.pipeline_task import PipelineTask
+
+from components.answer import answer
+from components.evaluate import evaluate
+from components.generate import generate
+from components.judge import judge
+from components.preflight import preflight
+from components.prepare import prepare
+from components.register import register
+from components.report import report
+from components.retrospect import retrospect
+from components.train import train
+from isr_dpo.config import Recipe
+from isr_dpo.layout import policy_name
+
+
+def build(
+    plan: Recipe, *, run_id: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER, in_order: bool = False
+) -> Callable[..., None]:
+    """The pipeline of recipe `plan`, whose one parameter without default is `run_uri`.
+
+    `run_id` is who holds the run's lock. It is a constant of every task and no pipeline parameter, because a backend
+    fills the job id in only there. The graph has as many rounds as `plan` says, so preflight refuses, by the digest, a
+    run that is given another recipe than the compiled one. `in_order` lets a round wait for the report on the policy it
+    starts from: where tasks run one at a time, and their order is otherwise left to chance.
+    """
+    description = f"{plan.iterations} policies from {plan.model.start}, context {plan.retrospect.context}"
+
+    @dsl.pipeline(name=f"isr-dpo-{plan.name}", description=description)
+    def isr_dpo(
+        run_uri: str,
+        recipe: str = plan.canonical(),
+        recipe_digest: str = plan.digest(),
+    ) -> None:
+        tasks = Tasks(recipe=recipe, run_uri=run_uri, run_id=run_id)
+        unroll(plan, tasks, recipe_digest, in_order=in_order)
+
+    return isr_dpo
+
+
+class Tasks:
+    """Makes tasks that share the run's parameters. Caching is off: manifests are the only cache."""
+
+    def __init__(self, **shared: str | PipelineChannel) -> None:
+        self._shared = shared
+        self.barrier: PipelineTask | None = None
+        """All tasks added from now on wait for this one."""
+
+    def add(self, component: BaseComponent, title: str, **inputs: Any) -> PipelineTask:
+        """A task of `component`, `title` in the user interface."""
+        task = component(**self._shared, **inputs).set_display_name(title).set_caching_options(False)
+        return task if self.barrier is None else task.after(self.barrier)
+
+
+def unroll(recipe: Recipe, tasks: Tasks, recipe_digest: str, *, in_order: bool) -> None:
+    """All tasks of a run. Round t reads policy-t and writes policy-(t+1); round 0 is the seed DPO."""
+    start = tasks.add(preflight, "preflight", recipe_digest=recipe_digest).outputs["policy"]
+    dataset = tasks.add(prepare, "prepare", policy=start).outputs["dataset"]
+    seed = tasks.add(train, "seed DPO", index=0, policy=start, dataset=dataset).outputs["trained"]
+    page = assess(tasks, 1, seed, dataset, after=None)
+    policy, contexts = seed, None
+    for index in range(1, recipe.iterations):
+        tasks.barrier = page if in_order else None
+        contexts = look_back(recipe, tasks, index, policy, dataset, contexts)
+        preferences = prefer(tasks, index, policy, dataset, contexts)
+        held = {"index": index, "policy": policy, "dataset": dataset, "preferences": preferences}
+        anchor = {"initial": seed} if recipe.train.reference == "initial" else {}
+        policy = tasks.add(train, f"round {index} · train", **held, **anchor).outputs["trained"]
+        page = assess(tasks, index + 1, policy, dataset, after=page)
+
+
+def look_back(
+    recipe: Recipe,
+    tasks: Tasks,
+    index: int,
+    policy: PipelineChannel,
+    dataset: PipelineChannel,
+    contexts: PipelineChannel | None,
+) -> PipelineChannel | None:
+    """The contexts of a round by the recipe's design (Table 5 [P]); `contexts` are the previous round's."""
+    design = recipe.retrospect.context
+    if design == "none" or (design == "fixed" and contexts is not None):
+        return contexts
+    previous = {} if contexts is None or design == "renew" else {"previous": contexts}
+    title = f"round {index} · retrospect"
+    return tasks.add(retrospect, title, index=index, policy=policy, dataset=dataset, **previous).outputs["contexts"]
+
+
+def prefer(
+    tasks: Tasks, index: int, policy: PipelineChannel, dataset: PipelineChannel, contexts: PipelineChannel | None
+) -> PipelineChannel:
+    """Two responses a row, and the policy's choice between them."""
+    held = {"index": index, "policy": policy, "dataset": dataset}
+    responses = tasks.add(generate, f"round {index} · generate", **held).outputs["responses"]
+    seen = {} if contexts is None else {"contexts": contexts}
+    return tasks.add(judge, f"round {index} · judge", responses=responses, **held, **seen).outputs["preferences"]
+
+
+def assess(
+    tasks: Tasks, index: int, policy: PipelineChannel, dataset: PipelineChannel, *, after: PipelineTask | None
+) -> PipelineTask:
+    """Evaluates and registers a policy. `after` is the previous policy's report: registry aliases and the page move in
+    the policies' order."""
+    name = policy_name(index)
+    answers = tasks.add(answer, f"{name} · answer", index=index, policy=policy, dataset=dataset).outputs["answers"]
+    graded = tasks.add(evaluate, f"{name} · evaluate", index=index, answers=answers, dataset=dataset)
+    registered = tasks.add(
+        register, f"{name} · register", index=index, policy=policy, evaluation=graded.outputs["evaluation"]
+    )
+    if after is not None:
+        registered.after(after)
+    return tasks.add(report, f"{name} · report", index=index, registered=registered.outputs["registered"])
