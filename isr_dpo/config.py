@@ -88,7 +88,7 @@ class Judge(Section):
     by: Literal["self", "random", "longer"] = "self"
     """`random` and `longer` are controls [O]."""
     verdict: Literal["logits", "text"] = "logits"
-    """`logits`: the labels' probabilities at one position [P, by Lee et al.]; `text`: a sampled verdict, parsed strictly."""
+    """`logits`: the labels' probabilities at one position [P, by Lee et al.]; `text`: a sampled verdict, read strictly."""
     orders: Literal["both", "one"] = "both"
     """`both`: probabilities averaged over both orders of the responses [P, by Lee et al.]."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
@@ -128,7 +128,8 @@ class Evaluate(Section):
     """The caption protocol, by a grader."""
 
     grader: Literal["rules", "openai"] = "rules"
-    """`rules`: the packaged rule-based grader, no model; `openai`: any OpenAI-compatible endpoint, key from OPENAI_API_KEY."""
+    """`rules`: the packaged rule-based grader, no model; `openai`: any OpenAI-compatible endpoint, its key from the
+    environment (OPENAI_API_KEY)."""
     model: str = "gpt-4o-mini"
     base_url: str | None = None
     """Of an OpenAI-compatible server; none: the openai package's default (OPENAI_BASE_URL or OpenAI's own)."""
@@ -258,6 +259,7 @@ def _section_at(location: tuple[Any, ...]) -> type[Section]:
     section: type[Section] = Recipe
     for part in location:
         annotation = section.model_fields[str(part)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, Section)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, Section)
         section = annotation
     return section

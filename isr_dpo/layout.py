@@ -42,3 +42,13 @@ def evaluation(run_uri: str, index: int) -> str:
 
 def report(run_uri: str) -> str:
     return join(run_uri, "report", "index.html")
+
+
+def failure(run_uri: str) -> str:
+    """What stopped the latest attempt; absent while none did."""
+    return join(run_uri, "failed.json")
+
+
+def tracked(run_uri: str, step: str, index: int) -> str:
+    """Remembers, by digest, that MLflow has a step's metrics."""
+    return join(run_uri, "tracked", f"{step}-{index:02d}")

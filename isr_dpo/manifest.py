@@ -1,8 +1,8 @@
 """What is complete, from what, with which digests.
 
-An output is one directory with one `manifest.json`, written last and created conditionally: the directory is complete or
-absent. Until then its files stand beside an `unfinished.json` that says what they are made from, so that a restarted step
-keeps the parts that are done and throws away those of another recipe.
+An output is one directory with one `manifest.json`, written last and created conditionally: the directory is complete
+or absent. Until then its files stand beside an `unfinished.json` that says what they are made from, so that a restarted
+step keeps the parts that are done and throws away those of another recipe.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
+BUILTIN = "builtin:"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,9 @@ class Manifest:
         except (ValueError, TypeError, KeyError) as error:
             raise CorruptOutput(f"{where}: not a manifest ({error}); delete its directory and run again") from error
         if manifest.digest != content_digest(manifest.kind, manifest.files):
-            raise CorruptOutput(f"{where}: its digest does not fit the files it lists; delete its directory and run again")
+            raise CorruptOutput(
+                f"{where}: its digest does not fit the files it lists; delete its directory and run again"
+            )
         return manifest
 
 
@@ -129,12 +132,13 @@ def files(manifest: Manifest, names: Collection[str] | None = None) -> Path:
         CorruptOutput: a file is missing or differs.
     """
     wanted = {n: f for n, f in manifest.files.items() if names is None or n in names}
-    if "://" not in manifest.uri or manifest.uri.startswith("file://"):
-        folder = Path(manifest.uri.removeprefix("file://"))
+    folder = local_folder(manifest.uri)
+    if folder is not None:
         for name, file in wanted.items():
             _check(folder / name, file, join(manifest.uri, name))
         return folder
     folder = _cache() / manifest.digest
+    folder.mkdir(exist_ok=True)
     store = open_store(manifest.uri)
     for name, file in wanted.items():
         path = folder / name
@@ -150,6 +154,31 @@ def files(manifest: Manifest, names: Collection[str] | None = None) -> Path:
             _check(fetched, file, join(manifest.uri, name))
             os.replace(fetched, path)
     return folder
+
+
+def verify(manifest: Manifest) -> None:
+    """Checks that the files stand: local ones by SHA-256, remote ones by size (they are hashed when they are read).
+
+    Raises:
+        CorruptOutput: a file is missing or differs.
+    """
+    if local_folder(manifest.uri) is not None:
+        files(manifest)
+        return
+    standing = open_store(manifest.uri).list(manifest.uri)
+    for name, file in manifest.files.items():
+        if standing.get(name) != file.size:
+            size = f"has {standing[name]} bytes, its manifest says {file.size}" if name in standing else "is missing"
+            raise CorruptOutput(_damage(join(manifest.uri, name), size))
+
+
+def local_folder(uri: str) -> Path | None:
+    """The folder of a local URI, or of a model that the package brings (`builtin:world`); None for a remote one."""
+    if uri.startswith(BUILTIN):
+        return Path(str(resources.files("isr_dpo"))) / "data" / uri.removeprefix(BUILTIN) / "start"
+    if "://" in uri and not uri.startswith("file://"):
+        return None
+    return Path(uri.removeprefix("file://"))
 
 
 def alias(uri: str, manifest: Manifest) -> Manifest:
@@ -269,7 +298,9 @@ def _create(uri: str, manifest: Manifest) -> None:
     except Exists:
         standing = Manifest.from_json(read_bytes(uri).decode(), where=uri)
         if (standing.origin, standing.digest) != (manifest.origin, manifest.digest):
-            raise StaleOutput(f"{uri}: another writer finished this output first, with other content; it stands") from None
+            raise StaleOutput(
+                f"{uri}: another writer finished this output first, with other content; it stands"
+            ) from None
 
 
 def _check(path: Path, file: File, uri: str) -> None:

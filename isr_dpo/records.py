@@ -1,8 +1,8 @@
 """The JSONL rows that travel between steps.
 
 Training and preference rows are LLaVA-Hound's flat schema, evaluation rows and predictions the published test layout
-(reference: ShareGPTVideo on Hugging Face, [C]); what we add are extra keys at the end, so that existing scripts read our
-files. A row type knows its own required keys; reading names file and line of a row that lacks one.
+(reference: ShareGPTVideo on Hugging Face, [C]); what we add are extra keys at the end, so that existing scripts read
+our files. A row type knows its own required keys; reading names file and line of a row that lacks one.
 """
 
 from __future__ import annotations

@@ -8,7 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from isr_dpo import config
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -71,3 +77,16 @@ class Engine(Protocol):
     def sample(self, requests: Sequence[Sample], progress: Progress = ...) -> list[list[Text]]: ...
 
     def choose(self, requests: Sequence[Choose], progress: Progress = ...) -> list[Choice]: ...
+
+
+def open_engine(
+    settings: config.Engine, model: config.Model, folder: Path, frames: Callable[[str], np.ndarray]
+) -> Engine:
+    """The engine that the recipe names, on the policy in `folder`; `frames` gives a video key's uint8 [F, H, W, 3]."""
+    if settings.kind == "fake":
+        from isr_dpo.engines.fake import FakeEngine
+
+        return FakeEngine()
+    from isr_dpo.engines.hf import HFEngine
+
+    return HFEngine(folder, frames, dtype=model.dtype, device=model.device, batch_rows=settings.batch_rows)

@@ -82,7 +82,9 @@ def load(name: str) -> Prompts:
         root = Path(name)
     if not root.is_dir():
         packaged = sorted(e.name for e in resources.files(__name__).iterdir() if e.is_dir() and e.name[0] not in "._")
-        raise RecipeError(f"prompts: {name!r} is neither a packaged set ({', '.join(packaged)}) nor a folder path with a '/'")
+        raise RecipeError(
+            f"prompts: {name!r} is neither a packaged set ({', '.join(packaged)}) nor a folder path with a '/'"
+        )
     files: Mapping[str, str] = {n: _read(root / f"{n}.txt", name) for n in NAMES}
     digest = hashlib.sha256("\0".join(f"{n}\0{t}" for n, t in sorted(files.items())).encode()).hexdigest()
     return Prompts(**{n: _parse(n, t) for n, t in files.items()}, digest=digest)
@@ -90,7 +92,9 @@ def load(name: str) -> Prompts:
 
 def _read(file: Traversable, name: str) -> str:
     if not file.is_file():
-        raise RecipeError(f"prompts: set {name!r} has no {file.name}; a set holds {', '.join(n + '.txt' for n in NAMES)}")
+        raise RecipeError(
+            f"prompts: set {name!r} has no {file.name}; a set holds {', '.join(n + '.txt' for n in NAMES)}"
+        )
     return file.read_text(encoding="utf-8")
 
 

@@ -1,0 +1,1 @@
+"""DPO: loss and trainer."""

@@ -1,0 +1,92 @@
+"""Video LMMs: one file a model family. `load` opens a policy folder with the family its config names."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from isr_dpo.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+FAMILIES: Mapping[str, str] = {"VideoLlavaForConditionalGeneration": "video_llava"}
+"""transformers class -> module of this package."""
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A loaded model with its processor and family. Frames are uint8 [F, H, W, 3], already resized by `resizer`."""
+
+    model: Any
+    processor: Any
+    family: ModuleType
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.processor.tokenizer
+
+    def chat(self, prompt: str) -> str:
+        """The chat-formatted text of a prompt about one video, up to where the model's turn begins."""
+        content = [{"type": "video"}, {"type": "text", "text": prompt}]
+        text: str = self.processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        return text
+
+    def encode(self, texts: Sequence[str], videos: Sequence[np.ndarray]) -> Encoded:
+        """Token ids of each chat text, its `<video>` expanded, and the pixels: one video a text."""
+        batch = self.processor(text=list(texts), videos=list(videos), **self.family.FRAME_OPTIONS, return_tensors=None)
+        return Encoded(ids=[list(row) for row in batch["input_ids"]], pixels=self.family.pixels(batch))
+
+    def trainable(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters that DPO trains: the whole language model; towers and projector stay frozen [C]."""
+        return {n: p for n, p in self.model.named_parameters() if self.family.trains(n)}
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """`ids`: prompt token ids a row, without padding. `pixels`: model inputs of the videos, stacked by row."""
+
+    ids: list[list[int]]
+    pixels: dict[str, torch.Tensor]
+
+
+def load(folder: Path, *, dtype: str = "float32", device: str = "cpu") -> Policy:
+    """Opens the policy in `folder` (safetensors only, no remote code).
+
+    Raises:
+        ModelError: no model there, an unsupported class, or weights that do not fit.
+    """
+    family = family_of(folder)
+    import torch
+    from safetensors import SafetensorError
+
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        model, processor = family.load(folder, dtype=getattr(torch, dtype))
+        model = model.to(device).eval()
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ModelError(f"{folder}: cannot be loaded as a {family.ARCHITECTURE}: {error}") from error
+    return Policy(model=model, processor=processor, family=family)
+
+
+def family_of(folder: Path) -> ModuleType:
+    """The family module for the `architectures` entry of `folder/config.json`; loads no weights."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (architecture,) = config["architectures"]
+    except FileNotFoundError:
+        raise ModelError(f"{folder}: no config.json, so no model lies there") from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{folder}/config.json: names no single architecture ({error})") from error
+    if architecture not in FAMILIES:
+        raise ModelError(f"{folder}: architecture {architecture} is not supported; supported: {', '.join(FAMILIES)}")
+    return importlib.import_module(f"isr_dpo.models.{FAMILIES[architecture]}")

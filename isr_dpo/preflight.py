@@ -1,0 +1,144 @@
+"""Preflight: what would make a run fail later is found now, all of it at once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+
+from isr_dpo import config, layout, manifest, prompts
+from isr_dpo.config import Recipe
+from isr_dpo.errors import IsrDpoError, ModelError, RecipeError, StaleOutput
+from isr_dpo.manifest import File, Manifest, Origin, content_digest, hash_file
+from isr_dpo.stores import Missing, join, open_store, read_bytes, write_bytes
+
+
+def check(recipe: Recipe, run_uri: str) -> None:
+    """Tries what the run will need: prompts, starting model, data files, the run's store, the grader's key.
+
+    Raises:
+        RecipeError: every finding, a line each.
+    """
+    checks: tuple[Callable[[], object], ...] = (
+        lambda: prompts.load(recipe.prompts),
+        lambda: _check_model(recipe),
+        lambda: _check_sources(recipe),
+        lambda: _check_store(run_uri),
+        lambda: _check_grader(recipe),
+        lambda: _check_tracking(recipe),
+    )
+    findings = []
+    for probe in checks:
+        try:
+            probe()
+        except IsrDpoError as error:
+            findings.append(str(error))
+    if findings:
+        raise RecipeError("preflight:\n" + "\n".join(f"  - {finding}" for finding in findings))
+
+
+def start_manifest(recipe: Recipe) -> Manifest:
+    """The manifest of policy-00: the starting model where it lies. A finished policy of another run brings its own."""
+    uri = recipe.model.start
+    if not uri.startswith(manifest.BUILTIN) and (standing := manifest.find(uri)) is not None:
+        return standing
+    folder = manifest.local_folder(uri)
+    if folder is None:
+        raise ModelError(f"model.start: {uri} has no {manifest.MANIFEST}; a remote start is a policy of a finished run")
+    files = {
+        path.relative_to(folder).as_posix(): File(path.stat().st_size, hash_file(path))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+    return Manifest(
+        **vars(Origin("policy", "preflight", {}, "", "")),
+        uri=uri,
+        code_version=manifest.code_version(),
+        deterministic=True,
+        rows=0,
+        files=files,
+        digest=content_digest("policy", files),
+    )
+
+
+def claim(recipe: Recipe, run_uri: str) -> None:
+    """Writes run.json, or agrees with the one that stands: keys that finished work depends on may not have changed.
+
+    Raises:
+        StaleOutput: naming the changed keys, their values, and the steps that stand on them.
+    """
+    from isr_dpo.steps.common import SECTIONS
+
+    uri = layout.run_file(run_uri)
+    try:
+        standing = json.loads(read_bytes(uri))
+    except Missing:
+        standing = None
+    if standing is not None:
+        before = config.flatten(standing["recipe"])
+        now = config.flatten(recipe.model_dump(mode="json"))
+        changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+        finished = _finished_steps(run_uri)
+        bound = {
+            key: [s for s in finished if any(key == k or key.startswith(k + ".") for k in SECTIONS.get(s, ()))]
+            for key in changed
+        }
+        lines = [f"{k}: {before.get(k)!r} -> {now.get(k)!r} (finished: {', '.join(s)})" for k, s in bound.items() if s]
+        if lines:
+            raise StaleOutput(
+                f"{run_uri} holds work of another recipe; finished work is never mixed. Changed:\n  "
+                + "\n  ".join(lines)
+                + "\nUse another --run-uri, or set these keys back"
+            )
+    tree = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest()}
+    if tree != standing:
+        write_bytes(uri, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
+
+
+def _finished_steps(run_uri: str) -> list[str]:
+    """Steps of which at least one output is complete."""
+    names: Mapping[str, str] = {"policy": "train", "dataset": "prepare"}
+    found = set()
+    for name in open_store(run_uri).list(run_uri):
+        if name.rpartition("/")[2] == manifest.MANIFEST and not name.startswith("policy-00/"):
+            made = manifest.find(join(run_uri, name.rpartition("/")[0]))
+            if made is not None:
+                found.add(names.get(made.kind, made.step))
+    return sorted(found)
+
+
+def _check_model(recipe: Recipe) -> None:
+    uri = recipe.model.start
+    folder = manifest.local_folder(uri)
+    if folder is not None and not (folder / "config.json").is_file():
+        raise ModelError(f"model.start: {uri}: no config.json there, so no model; accepted: a folder, s3://, builtin:world")
+
+
+def _check_sources(recipe: Recipe) -> None:
+    missing = []
+    for key, uri in {"data.train": recipe.data.train, **{f"data.sets.{n}": u for n, u in recipe.data.sets.items()}}.items():
+        folder, _, name = uri.rpartition("/")
+        if not open_store(uri).list(folder or ".").get(name):
+            missing.append(f"{key}: {uri} is not there, or empty")
+    if missing:
+        hint = "\n    (the demo world's files are drawn by: isr-dpo world draw runs/world)" if "world" in recipe.data.train else ""
+        raise RecipeError("\n  - ".join(missing) + hint)
+
+
+def _check_store(run_uri: str) -> None:
+    probe = join(run_uri, ".probe")
+    write_bytes(probe, b"probe")
+    open_store(probe).delete(probe)
+
+
+def _check_grader(recipe: Recipe) -> None:
+    if recipe.evaluate.grader == "openai" and not os.environ.get("OPENAI_API_KEY"):
+        raise RecipeError(
+            "evaluate.grader is openai, but OPENAI_API_KEY is not set; set it, or use the packaged grader: rules"
+        )
+
+
+def _check_tracking(recipe: Recipe) -> None:
+    from isr_dpo import tracking
+
+    tracking.check(recipe.tracking)

@@ -1,0 +1,131 @@
+"""The steps that assess a policy: answer, evaluate, register, report."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from isr_dpo.progress import Progress
+
+from isr_dpo import layout, manifest, prompts
+from isr_dpo.config import Recipe
+from isr_dpo.engines import Engine, Sample
+from isr_dpo.errors import OutsideError
+from isr_dpo.manifest import Manifest, Output
+from isr_dpo.parts import work_in_parts
+from isr_dpo.records import Outcome, Prediction, TestRow, read_files
+from isr_dpo.steps.common import Inputs, StepResult, begin, bundle, members, metrics_of, opened_engine, rows_of, sealed
+from isr_dpo.stores import join, read_bytes
+
+log = logging.getLogger("isr_dpo")
+
+
+def answer_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+    """Greedy answers to the dev set, and to all sets where evaluate.full_at says so: answers/policy-pp/<set>."""
+    uri = layout.answers(run_uri, index)
+    standing = {name: begin(recipe, "answers", "answer", inputs, join(uri, name)) for name in _sets(recipe, index)}
+    done = {name: out for name, out in standing.items() if isinstance(out, Manifest)}
+    metrics: dict[str, float] = {}
+    todo = {name: out for name, out in standing.items() if isinstance(out, Output)}
+    if todo:
+        with opened_engine(recipe, inputs, run_uri) as engine:
+            for name, out in todo.items():
+                done[name] = _answer_set(recipe, inputs, engine, out, name, index)
+    for name, made in sorted(done.items()):
+        metrics |= {f"{name}/{key}": value for key, value in metrics_of(made).items()}
+    return StepResult(bundle("answers", "answer", uri, done), metrics, reused=not todo)
+
+
+def evaluate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+    """Grades the answers: evaluation/policy-pp/caption-<set>. A grader that stays away leaves a set pending, without a
+    manifest, unless evaluate.required; a later run completes it."""
+    from isr_dpo import evaluate
+
+    uri = layout.evaluation(run_uri, index)
+    done: dict[str, Manifest] = {}
+    metrics: dict[str, float] = {"pending_sets": 0}
+    reused = True
+    for name, answers in members(inputs["answers"]).items():
+        graded_from = {"answers": answers, "dataset": inputs["dataset"]}
+        out = begin(recipe, "evaluation", "evaluate", graded_from, join(uri, f"caption-{name}"))
+        if isinstance(out, Output):
+            reused = False
+            rows = _test_rows(inputs["dataset"], name)
+            progress = Progress(f"evaluate, policy {index}, {name}", len(rows), "answers")
+            try:
+                graded = evaluate.evaluate(rows_of(answers, Prediction), rows, recipe.evaluate, out, progress=progress)
+            except OutsideError as error:
+                if recipe.evaluate.required:
+                    raise
+                log.warning("evaluation of policy %d on %s is pending: %s", index, name, error)
+                metrics["pending_sets"] += 1
+                continue
+            out = sealed(out, graded, rows=len(rows), deterministic=recipe.evaluate.grader == "rules").manifest
+        done[f"caption-{name}"] = out
+        metrics |= {f"{name}/{key}": value for key, value in metrics_of(out).items()}
+    return StepResult(bundle("evaluation", "evaluate", uri, done), metrics, reused)
+
+
+def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+    """Makes the policy a version of the registered model; the run's best by dev accuracy becomes `challenger`."""
+    from isr_dpo import registry
+
+    evaluation = {name: metrics_of(made) for name, made in members(inputs["evaluation"]).items()}
+    dev = evaluation.get(f"caption-{recipe.evaluate.dev}", {})
+    version = registry.register(
+        recipe, policy=inputs["policy"], index=index, run_uri=run_uri, metrics=dev, grader=recipe.evaluate.grader
+    )
+    log.info("%s is version %s of %s", layout.policy_name(index), version, recipe.model.registered_name)
+    return StepResult(inputs["policy"], {"version": float(version)}, reused=False)
+
+
+def report_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+    """Rebuilds <run>/report/index.html from the run's files."""
+    from isr_dpo import report
+
+    uri = report.build(run_uri, recipe)
+    log.info("report: %s", uri)
+    return StepResult(inputs["registered"], {}, reused=False, page=read_bytes(uri).decode())
+
+
+def _answer_set(recipe: Recipe, inputs: Inputs, engine: Engine, out: Output, name: str, index: int) -> Manifest:
+    rows = _test_rows(inputs["dataset"], name)
+    template = prompts.load(recipe.prompts).answer
+    progress = Progress(f"answer, policy {index}, {name}", len(rows), "questions")
+
+    def answer(chunk: Sequence[TestRow]) -> list[Prediction]:
+        requests = [
+            Sample(row.video, template.render(question=row.question), (0,), 0.0, 1.0, recipe.answer.max_new_tokens)
+            for row in chunk
+        ]
+        return [
+            Prediction(
+                id=row.id,
+                modal_path=row.video,
+                query=row.question,
+                answer=row.answer,
+                model_prediction=Outcome(status="success", message=text.text),
+            )
+            for row, (text,) in zip(chunk, engine.sample(requests, progress), strict=True)
+        ]
+
+    predictions = work_in_parts(
+        rows,
+        out,
+        rows_per_part=recipe.engine.rows_per_part,
+        row_type=Prediction,
+        work=answer,
+        progress=progress,
+    )
+    words = sum(len(p.model_prediction.message.split()) for p in predictions) / max(len(predictions), 1)
+    metrics = {"rows": len(predictions), "words": words}
+    return sealed(out, metrics, rows=len(predictions), deterministic=engine.deterministic).manifest
+
+
+def _sets(recipe: Recipe, index: int) -> list[str]:
+    return sorted(recipe.data.sets) if index in recipe.evaluate.full_at else [recipe.evaluate.dev]
+
+
+def _test_rows(dataset: Manifest, name: str) -> list[TestRow]:
+    file = f"set-{name}.jsonl"
+    return read_files(manifest.files(dataset, {file}), [file], TestRow)

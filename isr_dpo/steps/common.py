@@ -1,0 +1,143 @@
+"""What the steps share: their result, the keys each depends on, and how outputs begin and end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import NamedTuple, TypeVar
+
+from isr_dpo.data.frames import FrameStore
+
+from isr_dpo import engines, layout, manifest, prompts
+from isr_dpo.config import Recipe
+from isr_dpo.engines import Engine
+from isr_dpo.errors import CorruptOutput
+from isr_dpo.manifest import File, Manifest, Origin, Output
+from isr_dpo.records import Question, Row, read_files
+from isr_dpo.stores import join
+
+METRICS = "metrics.json"
+Inputs = Mapping[str, Manifest]
+"""Manifests by the input's name."""
+R = TypeVar("R", bound=Row)
+
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "preflight": (),
+    "frames": ("data.frames", "data.max_unreadable_fraction"),
+    "prepare": ("data.frames", "data.max_unreadable_fraction"),
+    "generate": ("seed", "generate", "model.dtype", "engine.kind"),
+    "retrospect": ("seed", "retrospect", "model.dtype", "engine.kind"),
+    "judge": ("seed", "judge", "retrospect.context", "model.dtype", "engine.kind"),
+    "train": ("seed", "train"),
+    "answer": ("answer", "model.dtype", "engine.kind"),
+    "evaluate": ("evaluate.grader", "evaluate.model", "evaluate.base_url"),
+}
+"""The recipe keys that each step's output depends on. A change of another key leaves finished work standing."""
+
+
+PROMPTED = ("generate", "retrospect", "judge", "train", "answer")
+"""Steps whose output depends on the prompts."""
+
+
+class StepResult(NamedTuple):
+    """What a step made. `reused`: it stood complete already. `page`: HTML for the pipeline's user interface."""
+
+    manifest: Manifest
+    metrics: Mapping[str, float]
+    reused: bool
+    page: str | None = None
+
+
+def origin(recipe: Recipe, kind: str, step: str, inputs: Mapping[str, str]) -> Origin:
+    """The origin of an output of `step` from inputs with these digests."""
+    return Origin(
+        kind=kind,
+        step=step,
+        inputs=dict(sorted(inputs.items())),
+        recipe_section_digest=manifest.canonical_digest(recipe.section(SECTIONS[step])),
+        prompts_digest=prompts.load(recipe.prompts).digest if step in PROMPTED else "",
+    )
+
+
+def begin(recipe: Recipe, kind: str, step: str, inputs: Inputs, uri: str) -> Manifest | Output:
+    """`manifest.begin` for an output of `step`."""
+    return manifest.begin(uri, origin(recipe, kind, step, {name: made.digest for name, made in inputs.items()}))
+
+
+def sealed(out: Output, metrics: Mapping[str, float], *, rows: int, deterministic: bool) -> StepResult:
+    """Completes an output, its metrics among its files."""
+    out.write(METRICS, (json.dumps(metrics, indent=1, sort_keys=True) + "\n").encode())
+    return StepResult(out.seal(rows=rows, deterministic=deterministic), metrics, reused=False)
+
+
+def reused(made: Manifest) -> StepResult:
+    """The result of a step whose output stands complete, verified."""
+    manifest.verify(made)
+    return StepResult(made, metrics_of(made), reused=True)
+
+
+def metrics_of(made: Manifest) -> dict[str, float]:
+    """The metrics.json of an output; empty where it has none."""
+    if METRICS not in made.files:
+        return {}
+    tree: dict[str, float] = json.loads((manifest.files(made, {METRICS}) / METRICS).read_bytes())
+    return tree
+
+
+def rows_of(made: Manifest, row_type: type[R], prefix: str = "part-") -> list[R]:
+    """The rows of an output's `prefix*.jsonl` files."""
+    names = {name for name in made.files if name.startswith(prefix)}
+    return read_files(manifest.files(made, names), names, row_type)
+
+
+def questions(dataset: Manifest) -> list[Question]:
+    """The training rows, without ground truth."""
+    return rows_of(dataset, Question, "train-")
+
+
+@contextmanager
+def opened_engine(recipe: Recipe, inputs: Inputs, run_uri: str) -> Iterator[Engine]:
+    """The recipe's engine on the policy among `inputs`, with the run's frames."""
+    folder = manifest.files(inputs["policy"])
+    frames = frame_store(run_uri, inputs["dataset"])
+    yield engines.open_engine(recipe.engine, recipe.model, folder, frames.read)
+
+
+def frame_store(run_uri: str, dataset: Manifest) -> FrameStore:
+    """The run's frames, which must be those that the dataset was prepared with."""
+    made = manifest.find(layout.frames(run_uri))
+    if made is None or made.digest != dataset.inputs["frames"]:
+        raise CorruptOutput(
+            f"{layout.frames(run_uri)} is not what {dataset.uri} was prepared with; delete both, run again"
+        )
+    return FrameStore(manifest.files(made))
+
+
+def bundle(kind: str, step: str, uri: str, members: Mapping[str, Manifest]) -> Manifest:
+    """One manifest for several directories below `uri`: its files are their manifests. It travels, it is not stored."""
+    contents = {join(name, manifest.MANIFEST): made.to_json().encode() for name, made in sorted(members.items())}
+    files = {name: File(len(content), hashlib.sha256(content).hexdigest()) for name, content in contents.items()}
+    return Manifest(
+        kind=kind,
+        uri=uri,
+        step=step,
+        inputs={name: made.digest for name, made in sorted(members.items())},
+        recipe_section_digest="",
+        prompts_digest="",
+        code_version=manifest.code_version(),
+        deterministic=all(made.deterministic for made in members.values()),
+        rows=sum(made.rows for made in members.values()),
+        files=files,
+        digest=manifest.content_digest(kind, files),
+    )
+
+
+def members(made: Manifest) -> dict[str, Manifest]:
+    """The manifests of a bundle by directory name, verified."""
+    folder = manifest.files(made)
+    return {
+        name.removesuffix("/" + manifest.MANIFEST): Manifest.from_json((folder / name).read_text("utf-8"), where=name)
+        for name in made.files
+    }

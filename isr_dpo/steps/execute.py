@@ -1,0 +1,181 @@
+"""Running a step: the run's lock, failures, MLflow."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from isr_dpo import config, layout
+from isr_dpo.config import Recipe
+from isr_dpo.errors import IsrDpoError, RecipeError
+from isr_dpo.manifest import Manifest
+from isr_dpo.orphans import die_with
+from isr_dpo.steps.assess import answer_step, evaluate_step, register_step, report_step
+from isr_dpo.steps.common import Inputs, StepResult
+from isr_dpo.steps.prepare import preflight_step, prepare_step
+from isr_dpo.steps.rounds import generate_step, judge_step, retrospect_step, train_step
+from isr_dpo.stores import Missing, open_store, read_bytes, write_bytes
+from isr_dpo.stores.lock import owner
+
+log = logging.getLogger("isr_dpo")
+
+STEPS: Mapping[str, Callable[[Recipe, Inputs, str, int], StepResult]] = {
+    "preflight": preflight_step,
+    "prepare": prepare_step,
+    "generate": generate_step,
+    "retrospect": retrospect_step,
+    "judge": judge_step,
+    "train": train_step,
+    "answer": answer_step,
+    "evaluate": evaluate_step,
+    "register": register_step,
+    "report": report_step,
+}
+UNTRACKED = ("preflight", "register", "report")
+"""Steps without a nested MLflow run: register writes to the registry itself, the others make no figures."""
+
+
+class Artifact(Protocol):
+    """As much of a KFP artifact as a step needs."""
+
+    path: str
+    metadata: dict[str, Any]
+
+
+class MetricsArtifact(Protocol):
+    """As much of KFP's metrics artifact."""
+
+    def log_metric(self, metric: str, value: float) -> None: ...
+
+
+def execute(
+    name: str,
+    recipe: str,
+    run_uri: str,
+    run_id: str,
+    index: int,
+    inputs: Mapping[str, Artifact | None],
+    output: Artifact,
+    metrics: MetricsArtifact,
+    *,
+    expected_digest: str | None = None,
+) -> None:
+    """Runs step `name` as a part of run `run_id`: what every KFP component calls.
+
+    Input artifacts are files with a manifest; the output's manifest, or the report's page, is written to `output.path`.
+
+    Raises:
+        RecipeError: the recipe is not the one of `expected_digest`, which the pipeline was compiled from.
+    """
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    for chatty in ("httpx", "alembic", "mlflow", "botocore"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    if driver := os.environ.get("ISR_DPO_DRIVER_PID"):
+        die_with(int(driver))
+    parsed = config.parse(recipe)
+    if expected_digest is not None and parsed.digest() != expected_digest:
+        raise RecipeError("the recipe given is not the one this pipeline was compiled from: compile the pipeline again")
+    given = {
+        key: Manifest.from_json(Path(artifact.path).read_text(encoding="utf-8"), where=f"{name}, input {key}")
+        for key, artifact in inputs.items()
+        if artifact is not None
+    }
+    with owner(run_uri, run_id):
+        result = run_step(name, parsed, given, run_uri, index, run_id=run_id)
+    made = result.manifest
+    Path(output.path).parent.mkdir(parents=True, exist_ok=True)
+    Path(output.path).write_text(result.page or made.to_json(), encoding="utf-8")
+    output.metadata.update(uri=made.uri, digest=made.digest, rows=made.rows)
+    for key, value in result.metrics.items():
+        metrics.log_metric(key.replace("/", "_"), value)
+
+
+def run_step(
+    name: str, recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, run_id: str = "direct"
+) -> StepResult:
+    """Runs one step, tracks it in MLflow, and records a failure in <run>/failed.json.
+
+    Raises:
+        IsrDpoError: the step's; a permanent one of the same run attempt is raised again without trying.
+    """
+    _refuse_repeat(run_uri, name, index, run_id)
+    started = time.time()
+    try:
+        result = STEPS[name](recipe, inputs, run_uri, index)
+        if name not in UNTRACKED:
+            _track(name, recipe, result, run_uri, index, started)
+    except BaseException as error:
+        _record_failure(error, name, index, run_uri, run_id)
+        raise
+    what = "stood complete" if result.reused else "done"
+    log.info("%s %02d: %s, %.1f s", name, index, what, time.time() - started)
+    return result
+
+
+def rebuild_report(run_uri: str, recipe: Recipe) -> str | None:
+    """Writes the report anew from the run's files, a failure shown; its URI, None where the run has not begun."""
+    from isr_dpo import report
+
+    try:
+        read_bytes(layout.run_file(run_uri))
+    except Missing:
+        return None
+    return report.build(run_uri, recipe)
+
+
+def clear_failure(run_uri: str) -> None:
+    """Forgets the recorded failure: a new attempt begins."""
+    uri = layout.failure(run_uri)
+    open_store(uri).delete(uri)
+
+
+def _track(name: str, recipe: Recipe, result: StepResult, run_uri: str, index: int, started: float) -> None:
+    """Logs a step to MLflow once: what was logged is remembered beside the run, so that a step whose output stands does
+    not even load MLflow."""
+    uri = layout.tracked(run_uri, name, index)
+    try:
+        if read_bytes(uri).decode() == result.manifest.digest:
+            return
+    except Missing:
+        pass
+    from isr_dpo import tracking
+
+    tracking.log_step(
+        recipe, run_uri=run_uri, step=name, index=index, started=started, metrics=result.metrics, made=result.manifest
+    )
+    write_bytes(uri, result.manifest.digest.encode())
+
+
+def _refuse_repeat(run_uri: str, name: str, index: int, run_id: str) -> None:
+    """A retry of the attempt that failed for good fails at once with what was recorded."""
+    try:
+        failed = json.loads(read_bytes(layout.failure(run_uri)))
+    except Missing:
+        return
+    if (failed["run_id"], failed["step"], failed["index"], failed["retry"]) == (run_id, name, index, False):
+        error = IsrDpoError(failed["message"])
+        error.exit_code = failed["exit_code"]
+        raise error
+
+
+def _record_failure(error: BaseException, name: str, index: int, run_uri: str, run_id: str) -> None:
+    known = isinstance(error, IsrDpoError)
+    tree = {
+        "step": name,
+        "index": index,
+        "run_id": run_id,
+        "error": type(error).__name__,
+        "message": str(error) if known else f"{type(error).__name__}: {error}",
+        "exit_code": error.exit_code if isinstance(error, IsrDpoError) else 1,
+        "retry": not known or bool(getattr(error, "retry", False)),
+    }
+    try:
+        write_bytes(layout.failure(run_uri), (json.dumps(tree, indent=1) + "\n").encode())
+    except (IsrDpoError, OSError) as second:  # the store itself may be what failed
+        log.warning("the failure could not be recorded: %s", second)

@@ -1,0 +1,174 @@
+"""The steps of a round: generate, retrospect, judge, train."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from pathlib import Path
+
+from isr_dpo.progress import Progress
+
+from isr_dpo import generate, judge, layout, manifest, preferences, prompts, retrospect
+from isr_dpo.config import Recipe
+from isr_dpo.manifest import Manifest, Output
+from isr_dpo.parts import work_in_parts
+from isr_dpo.records import Context, Judged, Preference, Responses, to_jsonl
+from isr_dpo.steps.common import (
+    Inputs,
+    StepResult,
+    begin,
+    frame_store,
+    metrics_of,
+    opened_engine,
+    questions,
+    reused,
+    rows_of,
+    sealed,
+)
+from isr_dpo.stores import open_store
+
+log = logging.getLogger("isr_dpo")
+
+
+def generate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+    """Two draws a training row: round-tt/responses."""
+    out = begin(recipe, "responses", "generate", inputs, layout.round_output(run_uri, index, "responses"))
+    if isinstance(out, Manifest):
+        return reused(out)
+    rows = questions(inputs["dataset"])
+    progress = Progress(f"generate, round {index}", len(rows), "rows")
+    with opened_engine(recipe, inputs, run_uri) as engine:
+        responses = work_in_parts(
+            rows,
+            out,
+            rows_per_part=recipe.engine.rows_per_part,
+            row_type=Responses,
+            work=lambda chunk: generate.generate(
+                chunk,
+                engine,
+                template=prompts.load(recipe.prompts).answer,
+                settings=recipe.generate,
+                seed=recipe.seed,
+                round_index=index,
+                progress=progress,
+            ),
+            progress=progress,
+        )
+        return sealed(out, generate.metrics(responses), rows=len(rows), deterministic=engine.deterministic)
+
+
+def retrospect_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+    """A context a distinct video: round-tt/contexts."""
+    out = begin(recipe, "contexts", "retrospect", inputs, layout.round_output(run_uri, index, "contexts"))
+    if isinstance(out, Manifest):
+        return reused(out)
+    videos = list(dict.fromkeys(row.video for row in questions(inputs["dataset"])))
+    previous = _contexts(inputs["previous"]) if "previous" in inputs else {}
+    progress = Progress(f"retrospect, round {index}", len(videos), "videos")
+    with opened_engine(recipe, inputs, run_uri) as engine:
+        rows = work_in_parts(
+            videos,
+            out,
+            rows_per_part=recipe.engine.rows_per_part,
+            row_type=Context,
+            work=lambda chunk: retrospect.retrospect(
+                chunk,
+                previous,
+                engine,
+                prompts=prompts.load(recipe.prompts),
+                settings=recipe.retrospect,
+                seed=recipe.seed,
+                round_index=index,
+                progress=progress,
+            ),
+            progress=progress,
+        )
+        return sealed(out, retrospect.metrics(rows), rows=len(rows), deterministic=engine.deterministic)
+
+
+def judge_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+    """The policy's choice between its responses: round-tt/preferences."""
+    out = begin(recipe, "preferences", "judge", inputs, layout.round_output(run_uri, index, "preferences"))
+    if isinstance(out, Manifest):
+        return _guarded(recipe, reused(out), run_uri, index)
+    rows = rows_of(inputs["responses"], Responses)
+    contexts = _contexts(inputs["contexts"]) if "contexts" in inputs else None
+    if contexts is not None and recipe.retrospect.context == "shuffled":
+        contexts = retrospect.shuffled(contexts, seed=recipe.seed, round_index=index)
+    progress = Progress(f"judge, round {index}", len(rows), "rows")
+    with opened_engine(recipe, inputs, run_uri) as engine:
+        judged = work_in_parts(
+            rows,
+            out,
+            rows_per_part=recipe.engine.rows_per_part,
+            row_type=Judged,
+            work=lambda chunk: judge.judge(
+                chunk,
+                contexts,
+                engine,
+                prompts=prompts.load(recipe.prompts),
+                settings=recipe.judge,
+                seed=recipe.seed,
+                round_index=index,
+                progress=progress,
+            ),
+            progress=progress,
+            prefix="judged",
+        )
+        pairs = preferences.preferences(judged)
+        out.write("part-00000.jsonl", to_jsonl(pairs))
+        result = sealed(out, preferences.metrics(judged), rows=len(pairs), deterministic=engine.deterministic)
+    return _guarded(recipe, result, run_uri, index)
+
+
+def train_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+    """DPO from policy-t on round t's preferences (round 0: the seed's): policy-(t+1) and round-tt/training."""
+    policy_uri = layout.policy(run_uri, index + 1)
+    training_uri = layout.round_output(run_uri, index, "training")
+    pairs = (
+        rows_of(inputs["dataset"], Preference, "seed-") if index == 0 else rows_of(inputs["preferences"], Preference)
+    )
+    if index == 0 and not pairs:
+        log.info("no seed preferences: policy-01 is the starting model")
+        return StepResult(manifest.alias(policy_uri, inputs["policy"]), {}, reused=False)
+    out = begin(recipe, "policy", "train", inputs, policy_uri)
+    if isinstance(out, Manifest):
+        return StepResult(reused(out).manifest, _standing_metrics(training_uri), reused=True)
+    open_store(training_uri).delete(training_uri)  # of an attempt that ended before its policy was complete
+    training = begin(recipe, "training", "train", inputs, training_uri)
+    assert isinstance(training, Output)
+    from isr_dpo import registry
+    from isr_dpo.dpo import step
+
+    with tempfile.TemporaryDirectory() as folder:
+        metrics = step.train_policy(
+            recipe,
+            pairs,
+            start=manifest.files(inputs["policy"]),
+            initial=manifest.files(inputs["initial"]) if "initial" in inputs else None,
+            frames=frame_store(run_uri, inputs["dataset"]).read,
+            round_index=index,
+            folder=Path(folder),
+        )
+        registry.write_mlmodel(Path(folder) / "policy")
+        training.put_folder(Path(folder) / "training")
+        sealed(training, metrics, rows=len(pairs), deterministic=recipe.model.device == "cpu")
+        out.put_folder(Path(folder) / "policy")
+        policy = out.seal(rows=0, deterministic=recipe.model.device == "cpu")
+    return StepResult(policy, metrics, reused=False)
+
+
+def _contexts(made: Manifest) -> dict[str, str]:
+    return {row.video: row.context for row in rows_of(made, Context)}
+
+
+def _guarded(recipe: Recipe, result: StepResult, run_uri: str, index: int) -> StepResult:
+    """Stops the run where the guards of the recipe say that the loop is dying."""
+    first = _standing_metrics(layout.round_output(run_uri, 1, "preferences")) if index > 1 else None
+    preferences.guard(dict(result.metrics), first, recipe.guards, where=f"round {index}")
+    return result
+
+
+def _standing_metrics(uri: str) -> dict[str, float]:
+    made = manifest.find(uri)
+    return metrics_of(made) if made is not None else {}
