@@ -164,13 +164,12 @@ class HFEngine:
         return first[:-1], (first[-1], second[-1])
 
     def _until(self, ids: list[int], cue: list[int]) -> list[int]:
-        """The rationale: ids before the end of the text or the cue."""
+        """The rationale: ids before the end of the text or the cue. A media placeholder in it would ask for pixels."""
+        special = set(self._policy.tokenizer.all_special_ids)
         ends = [i for i, token in enumerate(ids) if token in (*self._eos, self._pad)]
         ids = ids[: ends[0]] if ends else ids
-        for start in range(len(ids) - len(cue) + 1):
-            if cue and ids[start : start + len(cue)] == cue:
-                return ids[:start]
-        return ids
+        cuts = [i for i in range(len(ids) - len(cue) + 1) if cue and ids[i : i + len(cue)] == cue]
+        return [token for token in (ids[: cuts[0]] if cuts else ids) if token not in special]
 
     def _text(self, ids: list[int]) -> Text:
         ends = [i for i, token in enumerate(ids) if token in self._eos]

@@ -33,6 +33,11 @@ def load_processor(folder: Path) -> Any:
     return VideoLlavaProcessor.from_pretrained(folder, local_files_only=True)
 
 
+def frames(folder: Path) -> int:
+    """Frames a clip that the policy was made for (`num_frames` of its video processor; 8 where it says nothing [C])."""
+    return int(getattr(load_processor(folder).video_processor, "num_frames", None) or 8)
+
+
 def resizer(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     """The processor's own resize and crop, uint8 [F, H, W, 3] -> uint8 [F, h, w, 3]: what the frame store keeps."""
     video_processor = load_processor(folder).video_processor
