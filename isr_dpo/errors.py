@@ -8,7 +8,8 @@
     ├── RunBusy                   5   wait for the other run, or stop it
     ├── GuardTripped              6   look at the trend; the loop is dying
     ├── ModelError                7   another model, or smaller settings
-    └── OutsideError              8   run again: a store, MLflow or a grader was away (retry = True)
+    ├── OutsideError              8   run again: a store, MLflow or a grader was away (retry = True)
+    └── StoreError                9   mend the store: space, permissions, bucket or credentials
 
 `retry` says whether the same call can succeed later without a change by the user.
 """
@@ -70,3 +71,9 @@ class OutsideError(IsrDpoError):
 
     exit_code = 8
     retry = True
+
+
+class StoreError(IsrDpoError):
+    """A store answers and refuses: full, read-only, no such bucket, wrong credentials."""
+
+    exit_code = 9
