@@ -30,9 +30,7 @@ def opened(folder: Path, *, batch_rows: int) -> HFEngine:
 
 def requests() -> list[Sample]:
     words = "what colour is the object ? " * 3
-    return [
-        Sample(f"v{i}", words[: 6 * (i % 12) + 4], (i, 100 + i), 0.7 if i % 3 else 0.0, 0.9, 6) for i in range(11)
-    ]
+    return [Sample(f"v{i}", words[: 6 * (i % 12) + 4], (i, 100 + i), 0.7 if i % 3 else 0.0, 0.9, 6) for i in range(11)]
 
 
 def test_a_row_gives_the_same_texts_whatever_else_is_in_the_call(engine: HFEngine) -> None:
