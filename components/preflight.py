@@ -15,4 +15,4 @@ def preflight(
     """Refuses a bad run before it costs anything; hands on the starting model as policy-00."""
     from isr_dpo import steps
 
-    steps.execute("preflight", recipe, run_uri, run_id, 0, {}, policy, metrics, recipe_digest=recipe_digest)
+    steps.execute("preflight", recipe, run_uri, run_id, 0, {}, policy, metrics, expected_digest=recipe_digest)

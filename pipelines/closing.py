@@ -1,0 +1,58 @@
+"""What the terminal shows at the end of a run: a line a policy."""
+
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from isr_dpo import layout
+from isr_dpo.config import Recipe
+from isr_dpo.report.summary import PolicySummary, Summary, summarise
+
+NOTHING = "–"
+
+
+def show(console: Console, run_uri: str, recipe: Recipe) -> None:
+    """The closing table, and where the report, the models and MLflow's pages are."""
+    summary = summarise(run_uri, recipe)
+    console.print(table(summary, grader=recipe.evaluate.grader))
+    if summary.best is not None:
+        console.print(f"best by {summary.dev} accuracy: {summary.best.name}", highlight=False)
+    console.print(f"report:  {layout.report(run_uri)}", soft_wrap=True, highlight=False)
+    console.print(f"MLflow:  mlflow ui --backend-store-uri {recipe.tracking.uri}", soft_wrap=True, highlight=False)
+
+
+def table(summary: Summary, *, grader: str) -> Table:
+    """Figures of the dev set, with 95 % intervals; those of the round beside the policy that came out of it."""
+    made = Table(title=f"{summary.name}: {summary.dev} set, grader {grader}", title_justify="left")
+    made.add_column("policy")
+    columns = ("accuracy", "score", "words a response", "reward accuracy", "order consistency", "dropped rows")
+    for name in columns:
+        made.add_column(name, justify="right")
+    for policy in summary.policies:
+        made.add_row(policy.name, *_cells(policy, summary.dev))
+    return made
+
+
+def _cells(policy: PolicySummary, dev: str) -> tuple[str, ...]:
+    graded = policy.evaluation.get(dev, {})
+    dropped = sum(policy.dropped.values())
+    return (
+        _interval(graded, "accuracy", scale=100, digits=1),
+        _interval(graded, "score", scale=1, digits=2),
+        _figure(graded, "words", digits=1),
+        _figure(policy.training, "reward_accuracy", digits=2),
+        _figure(policy.preferences, "order_consistency", digits=2),
+        f"{dropped} of {int(policy.preferences['rows'])}" if "rows" in policy.preferences else NOTHING,
+    )
+
+
+def _figure(metrics: Mapping[str, float], key: str, *, digits: int) -> str:
+    return f"{metrics[key]:.{digits}f}" if key in metrics else NOTHING
+
+
+def _interval(metrics: Mapping[str, float], key: str, *, scale: float, digits: int) -> str:
+    if key not in metrics:
+        return NOTHING
+    value, low, high = (metrics[name] * scale for name in (key, f"{key}_low", f"{key}_high"))
+    return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
