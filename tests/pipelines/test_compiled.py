@@ -1,0 +1,177 @@
+"""The compiled pipeline: what may run side by side, and what a cluster is given."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from kfp import compiler
+
+from isr_dpo import config
+from isr_dpo.config import Recipe
+from pipelines import recipe_files
+from pipelines.isr_dpo import build
+
+SMOKE = recipe_files.load("smoke")
+MAX_BYTES = 750_000
+
+
+def changed(**sections: Any) -> Recipe:
+    return config.parse(yaml.safe_dump({**SMOKE.model_dump(mode="json"), **sections}))
+
+
+def context(design: str, *, iterations: int = 4) -> Recipe:
+    return changed(retrospect={"context": design}, iterations=iterations)
+
+
+class Graph:
+    """Tasks of a compiled pipeline by their titles."""
+
+    def __init__(self, recipe: Recipe, folder: Path, **options: Any) -> None:
+        package = folder / "package.yaml"
+        compiler.Compiler().compile(build(recipe, **options), str(package))
+        self.text = package.read_text()
+        self.spec = yaml.safe_load(self.text)
+        tasks = self.spec["root"]["dag"]["tasks"]
+        title = {name: task["taskInfo"]["name"] for name, task in tasks.items()}
+        assert len(set(title.values())) == len(title)
+        self.tasks = {title[name]: task for name, task in tasks.items()}
+        self.waits_for = {title[n]: {title[d] for d in t.get("dependentTasks", ())} for n, t in tasks.items()}
+        self.component = {t: task["componentRef"]["name"].removeprefix("comp-") for t, task in self.tasks.items()}
+        self.source = {
+            t: {key: title[a["taskOutputArtifact"]["producerTask"]] for key, a in artifacts(task).items()}
+            for t, task in self.tasks.items()
+        }
+
+    def before(self, title: str) -> set[str]:
+        """All that must be done before the task."""
+        waits = self.waits_for[title]
+        return waits.union(*(self.before(other) for other in waits))
+
+    def independent(self, one: str, other: str) -> bool:
+        return one not in self.before(other) and other not in self.before(one)
+
+
+def artifacts(task: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = task["inputs"].get("artifacts", {})
+    return found
+
+
+@pytest.fixture
+def smoke(tmp_path: Path) -> Graph:
+    return Graph(SMOKE, tmp_path)
+
+
+def test_generate_and_retrospect_do_not_wait_for_each_other(smoke: Graph) -> None:
+    for index in (1, 2):
+        assert smoke.independent(f"round {index} · generate", f"round {index} · retrospect")
+        assert {f"round {index} · generate", f"round {index} · retrospect"} <= smoke.before(f"round {index} · judge")
+
+
+def test_evaluation_and_the_next_round_do_not_wait_for_each_other(smoke: Graph) -> None:
+    for index in (1, 2):
+        for assessment in ("answer", "evaluate", "register", "report"):
+            for step in ("generate", "retrospect", "judge", "train"):
+                assert smoke.independent(f"policy-{index:02d} · {assessment}", f"round {index} · {step}")
+
+
+def test_policies_are_registered_and_reported_in_order(smoke: Graph) -> None:
+    for index in (2, 3):
+        register = f"policy-{index:02d} · register"
+        earlier = f"policy-{index - 1:02d}"
+        assert {f"{earlier} · register", f"{earlier} · report"} <= smoke.before(register)
+        assert register in smoke.before(f"policy-{index:02d} · report")
+
+
+def test_round_t_reads_policy_t_and_writes_the_next(smoke: Graph) -> None:
+    assert smoke.source["seed DPO"] == {"policy": "preflight", "dataset": "prepare"}
+    producer = {1: "seed DPO", 2: "round 1 · train", 3: "round 2 · train"}
+    for index in (1, 2):
+        for step in ("generate", "retrospect", "judge", "train"):
+            assert smoke.source[f"round {index} · {step}"]["policy"] == producer[index]
+    for index in (1, 2, 3):
+        assert smoke.source[f"policy-{index:02d} · answer"]["policy"] == producer[index]
+        assert smoke.source[f"policy-{index:02d} · register"]["policy"] == producer[index]
+
+
+@pytest.mark.parametrize("design", ["retrospective", "shuffled"])
+def test_contexts_are_refined_from_the_previous_rounds(design: str, tmp_path: Path) -> None:
+    graph = Graph(context(design), tmp_path)
+    assert "previous" not in graph.source["round 1 · retrospect"]
+    assert graph.source["round 3 · retrospect"]["previous"] == "round 2 · retrospect"
+    assert graph.source["round 3 · judge"]["contexts"] == "round 3 · retrospect"
+
+
+def test_renewed_contexts_have_no_previous_ones(tmp_path: Path) -> None:
+    graph = Graph(context("renew"), tmp_path)
+    assert all("previous" not in graph.source[f"round {index} · retrospect"] for index in (1, 2, 3))
+    assert graph.source["round 3 · judge"]["contexts"] == "round 3 · retrospect"
+
+
+def test_fixed_contexts_are_those_of_round_one(tmp_path: Path) -> None:
+    graph = Graph(context("fixed"), tmp_path)
+    assert [t for t in graph.tasks if "retrospect" in t] == ["round 1 · retrospect"]
+    assert {graph.source[f"round {index} · judge"]["contexts"] for index in (1, 2, 3)} == {"round 1 · retrospect"}
+
+
+def test_without_context_nothing_is_described(tmp_path: Path) -> None:
+    graph = Graph(context("none"), tmp_path)
+    assert not [t for t in graph.tasks if "retrospect" in t]
+    assert "contexts" not in graph.source["round 3 · judge"]
+
+
+def test_only_an_initial_reference_is_handed_to_training(tmp_path: Path) -> None:
+    assert "initial" not in Graph(SMOKE, tmp_path).source["round 2 · train"]
+    anchored = Graph(changed(train={"reference": "initial"}), tmp_path)
+    assert anchored.source["round 2 · train"]["initial"] == "seed DPO"
+    assert "initial" not in anchored.source["seed DPO"]
+
+
+def test_in_order_a_round_waits_for_the_report_on_its_policy(tmp_path: Path) -> None:
+    graph = Graph(SMOKE, tmp_path, in_order=True)
+    for index in (1, 2):
+        for step in ("generate", "retrospect"):
+            assert f"policy-{index:02d} · report" in graph.before(f"round {index} · {step}")
+
+
+@pytest.mark.parametrize("iterations", range(1, 10))
+def test_every_length_compiles_to_a_small_package(iterations: int, tmp_path: Path) -> None:
+    graph = Graph(changed(iterations=iterations), tmp_path)
+    assert len(graph.tasks) == 3 + 4 * iterations + 4 * (iterations - 1)
+    assert len(graph.text.encode()) < MAX_BYTES
+
+
+def test_the_run_uri_is_the_only_parameter_without_default(smoke: Graph) -> None:
+    parameters = smoke.spec["root"]["inputDefinitions"]["parameters"]
+    assert [name for name, p in parameters.items() if "defaultValue" not in p] == ["run_uri"]
+    recipe = config.parse(parameters["recipe"]["defaultValue"])
+    assert recipe == SMOKE
+    assert parameters["recipe_digest"]["defaultValue"] == recipe.digest()
+    assert sum(len(str(p.get("defaultValue", ""))) for p in parameters.values()) < 10_000  # KFP's limit in bytes
+
+
+def test_preflight_is_given_the_digest_to_check_the_recipe_against(smoke: Graph) -> None:
+    given = smoke.tasks["preflight"]["inputs"]["parameters"]
+    assert given["recipe"] == {"componentInputParameter": "recipe"}
+    assert given["recipe_digest"] == {"componentInputParameter": "recipe_digest"}
+
+
+def test_the_job_id_is_a_constant_of_every_task_where_a_backend_fills_it_in(smoke: Graph) -> None:
+    for task in smoke.tasks.values():
+        assert task["inputs"]["parameters"]["run_id"] == {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
+
+
+def test_caching_is_off_nothing_is_installed_and_there_is_no_exit_task(smoke: Graph) -> None:
+    for task in smoke.tasks.values():
+        assert not task["cachingOptions"].get("enableCache", False)
+        assert "triggerPolicy" not in task
+        assert "iterator" not in "".join(task)
+    assert "pip install" not in smoke.text
+    for executor in smoke.spec["deploymentSpec"]["executors"].values():
+        assert "env" not in executor["container"]
+
+
+def test_no_path_of_this_machine_is_in_the_package(smoke: Graph) -> None:
+    assert str(Path.cwd()) not in smoke.text
+    assert str(Path.home()) + "/" not in smoke.text
+    assert str(Path(config.__file__).parents[1]) not in smoke.text

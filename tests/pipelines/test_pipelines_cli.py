@@ -1,0 +1,77 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from isr_dpo.errors import RecipeError
+from pipelines.__main__ import main
+
+
+def write(folder: Path, **keys: object) -> str:
+    tree = {
+        "name": "tiny",
+        "model": {"start": "builtin:world", "registered_name": "tiny"},
+        "data": {"train": "train.jsonl", "sets": {"dev": "dev.jsonl"}},
+        **keys,
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return str(path)
+
+
+@pytest.mark.parametrize("command", [["compile"], ["run", "--run-uri", "run"]])
+def test_an_unknown_recipe_names_the_packaged_ones(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*command, "nothere"]) == RecipeError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "nothere" in line
+    assert "smoke" in line
+
+
+@pytest.mark.parametrize("command", [["compile"], ["run", "--run-uri", "run"]])
+def test_an_unknown_key_is_named_with_the_accepted_ones(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, write(tmp_path, judge={"bye": "self"})]) == RecipeError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "judge.bye" in line
+    assert "verdict" in line
+
+
+def test_a_run_uri_of_no_store_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", write(tmp_path), "--run-uri", "ftp://host/run"]) == RecipeError.exit_code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ftp" in line
+
+
+def test_debug_shows_where_an_error_came_from() -> None:
+    with pytest.raises(RecipeError):
+        main(["compile", "nothere", "--debug"])
+
+
+def test_submit_is_not_offered_yet() -> None:
+    with pytest.raises(SystemExit):
+        main(["submit", "smoke"])
+
+
+def test_compile_writes_the_named_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compile", "smoke"]) == 0
+    assert "build/smoke-local.yaml" in capsys.readouterr().out
+    assert (tmp_path / "build/smoke-local.yaml").stat().st_size > 0
+
+
+def test_a_package_larger_than_a_cluster_takes_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "package.yaml"
+    assert main(["compile", write(tmp_path, iterations=99), "-o", str(output)]) == RecipeError.exit_code
+    assert "iterations = 99" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_wrong_input_is_refused_before_kfp_is_loaded(tmp_path: Path) -> None:
+    code = "import sys; from pipelines.__main__ import main; main(['compile', 'nothere']); print('kfp' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
