@@ -19,7 +19,7 @@ from isr_dpo.stores import open_store
 from isr_dpo.stores.lock import owner
 from pipelines import closing, failure
 from pipelines.relay import Relay
-from pipelines.standing import is_complete
+from pipelines.standing import is_complete, mark_complete
 
 SCRATCH = Path("build/kfp")
 """What KFP passes between tasks, and the steps' logs: a folder a run, emptied when the run starts again."""
@@ -47,6 +47,7 @@ def run(recipe: Recipe, run_uri: str, *, run_id: str | None = None) -> int:
         finished = _through_kfp(recipe, run_uri, run_id, scratch.resolve(), Relay(log, console))
         if not finished:
             return failure.explain(console, recipe, run_uri, run_id=run_id, log=log)
+        mark_complete(run_uri, recipe)
         console.print(f"done in {time.monotonic() - started:.0f} s\n", highlight=False)
         closing.show(console, run_uri, recipe)
         return 0

@@ -1,4 +1,4 @@
-"""Which outputs of a run stand complete: asked before anything is started, so that a finished run is not run again."""
+"""Whether a run stands complete: asked before anything is started, so that a finished run is not run again."""
 
 import json
 from collections.abc import Iterator
@@ -6,7 +6,12 @@ from collections.abc import Iterator
 from isr_dpo import layout, prompts
 from isr_dpo.config import Recipe
 from isr_dpo.manifest import find, verify
-from isr_dpo.stores import Missing, join, read_bytes
+from isr_dpo.stores import Missing, join, read_bytes, write_bytes
+
+
+def mark_complete(run_uri: str, recipe: Recipe) -> None:
+    """Records that every task of `recipe` has succeeded, those that leave no output among them."""
+    write_bytes(_mark(run_uri), (json.dumps({"recipe_digest": recipe.digest()}) + "\n").encode())
 
 
 def is_complete(run_uri: str, recipe: Recipe) -> bool:
@@ -16,16 +21,16 @@ def is_complete(run_uri: str, recipe: Recipe) -> bool:
         CorruptOutput: a file is missing or differs.
     """
     try:
-        run = json.loads(read_bytes(layout.run_file(run_uri)))
-        read_bytes(layout.tracked(run_uri, "report", recipe.iterations))
+        mark = json.loads(read_bytes(_mark(run_uri)))
         read_bytes(layout.report(run_uri))
     except Missing:
         return False
-    if run.get("digest") != recipe.digest():
-        return False
     standing = [find(uri) for uri in expected(run_uri, recipe)]
     made = [manifest for manifest in standing if manifest is not None]
-    if len(made) < len(standing) or {m.prompts_digest for m in made} - {"", prompts.load(recipe.prompts).digest}:
+    current = {"", prompts.load(recipe.prompts).digest}
+    if mark["recipe_digest"] != recipe.digest() or len(made) < len(standing):
+        return False
+    if any(manifest.prompts_digest not in current for manifest in made):
         return False
     for manifest in made:
         verify(manifest)
@@ -43,9 +48,14 @@ def expected(run_uri: str, recipe: Recipe) -> Iterator[str]:
         for name in sets:
             yield join(layout.answers(run_uri, policy), name)
             yield join(layout.evaluation(run_uri, policy), f"caption-{name}")
+    design = recipe.retrospect.context
     for index in range(1, recipe.iterations):
         yield layout.round_output(run_uri, index, "responses")
         yield layout.round_output(run_uri, index, "preferences")
         yield layout.round_output(run_uri, index, "training")
-        if recipe.retrospect.context != "none" and not (recipe.retrospect.context == "fixed" and index > 1):
+        if design != "none" and (design != "fixed" or index == 1):
             yield layout.round_output(run_uri, index, "contexts")
+
+
+def _mark(run_uri: str) -> str:
+    return join(run_uri, "complete.json")

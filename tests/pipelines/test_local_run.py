@@ -95,6 +95,17 @@ def test_a_run_goes_in_order_ends_with_the_table_and_is_not_repeated(folder: Pat
     assert "Traceback" not in third.stderr
 
 
+def test_a_run_is_extended_without_repeating_what_stands(folder: Path) -> None:
+    (folder / "tiny.yaml").write_text(json.dumps(RECIPE | {"iterations": 1}))
+    assert run(folder).returncode == 0
+    (folder / "tiny.yaml").write_text(json.dumps(RECIPE))
+    before = (folder / "run/policy-01/manifest.json").stat().st_mtime_ns
+    extended = run(folder)
+    assert "policy-02" in extended.stdout
+    assert (folder / "run/policy-02/manifest.json").exists()
+    assert (folder / "run/policy-01/manifest.json").stat().st_mtime_ns == before
+
+
 def test_a_failing_step_ends_the_run_with_its_message_a_report_and_its_exit_code(folder: Path) -> None:
     failed = run(folder, FAKE_FAIL="train 0")
     assert failed.returncode == DataError.exit_code

@@ -1,0 +1,33 @@
+from rich.console import Console
+
+from isr_dpo.report.summary import PolicySummary, Summary
+from pipelines.closing import table
+
+GRADED = {"accuracy": 0.512, "accuracy_low": 0.4, "accuracy_high": 0.6049, "score": 2.5, "score_low": 2.4}
+
+
+def shown(*policies: PolicySummary) -> list[str]:
+    console = Console(width=160, record=True, quiet=False)
+    with console.capture() as capture:
+        console.print(table(Summary(name="tiny", dev="dev", dataset={}, policies=policies), grader="rules"))
+    return capture.get().splitlines()
+
+
+def test_a_policy_shows_its_figures_with_intervals() -> None:
+    lines = shown(
+        PolicySummary(
+            index=2,
+            preferences={"rows": 100, "order_consistency": 0.876, "dropped_tie": 3, "dropped_identical": 4},
+            training={"reward_accuracy": 0.61},
+            evaluation={"dev": {**GRADED, "score_high": 2.6, "words": 7.25}},
+        )
+    )
+    (line,) = [line for line in lines if "policy-02" in line]
+    for figure in ("51.2 [40.0, 60.5]", "2.50 [2.40, 2.60]", "7.2", "0.61", "0.88", "7 of 100"):
+        assert figure in line
+    assert "grader rules" in lines[0]
+
+
+def test_what_is_not_there_yet_is_a_dash() -> None:
+    (line,) = [line for line in shown(PolicySummary(index=1)) if "policy-01" in line]
+    assert line.count("–") == 6
