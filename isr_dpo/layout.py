@@ -49,6 +49,11 @@ def failure(run_uri: str) -> str:
     return join(run_uri, "failed.json")
 
 
+def tracked_marks(run_uri: str) -> str:
+    """Holds a mark for each step that MLflow has."""
+    return join(run_uri, "tracked")
+
+
 def tracked(run_uri: str, step: str, index: int) -> str:
     """Remembers, by digest, that MLflow has a step's metrics."""
-    return join(run_uri, "tracked", f"{step}-{index:02d}")
+    return join(tracked_marks(run_uri), f"{step}-{index:02d}")

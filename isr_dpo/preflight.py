@@ -25,7 +25,7 @@ def check(recipe: Recipe, run_uri: str) -> None:
         lambda: _check_sources(recipe),
         lambda: _check_store(run_uri),
         lambda: _check_grader(recipe),
-        lambda: _check_tracking(recipe),
+        lambda: _check_tracking(recipe, run_uri),
     )
     findings = []
     for probe in checks:
@@ -111,17 +111,26 @@ def _check_model(recipe: Recipe) -> None:
     uri = recipe.model.start
     folder = manifest.local_folder(uri)
     if folder is not None and not (folder / "config.json").is_file():
-        raise ModelError(f"model.start: {uri}: no config.json there, so no model; accepted: a folder, s3://, builtin:world")
+        raise ModelError(
+            f"model.start: {uri}: no config.json there, so no model; accepted: a folder, s3://, builtin:world"
+        )
 
 
 def _check_sources(recipe: Recipe) -> None:
     missing = []
-    for key, uri in {"data.train": recipe.data.train, **{f"data.sets.{n}": u for n, u in recipe.data.sets.items()}}.items():
+    for key, uri in {
+        "data.train": recipe.data.train,
+        **{f"data.sets.{n}": u for n, u in recipe.data.sets.items()},
+    }.items():
         folder, _, name = uri.rpartition("/")
         if not open_store(uri).list(folder or ".").get(name):
             missing.append(f"{key}: {uri} is not there, or empty")
     if missing:
-        hint = "\n    (the demo world's files are drawn by: isr-dpo world draw runs/world)" if "world" in recipe.data.train else ""
+        hint = (
+            "\n    (the demo world's files are drawn by: isr-dpo world draw runs/world)"
+            if "world" in recipe.data.train
+            else ""
+        )
         raise RecipeError("\n  - ".join(missing) + hint)
 
 
@@ -138,7 +147,15 @@ def _check_grader(recipe: Recipe) -> None:
         )
 
 
-def _check_tracking(recipe: Recipe) -> None:
-    from isr_dpo import tracking
+def _check_tracking(recipe: Recipe, run_uri: str) -> None:
+    """Is MLflow there, and will it take the policies? What it no longer has of this run's steps is logged again."""
+    from isr_dpo import registry, tracking
 
-    tracking.check(recipe.tracking)
+    known = tracking.finished_steps(recipe, run_uri=run_uri)
+    registry.check_source(recipe, run_uri)
+    marks = open_store(run_uri).list(layout.tracked_marks(run_uri))
+    for mark in marks:
+        step, _, index = mark.rpartition("-")
+        if (step, int(index)) not in known:
+            uri = layout.tracked(run_uri, step, int(index))
+            open_store(uri).delete(uri)

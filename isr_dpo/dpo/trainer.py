@@ -135,7 +135,7 @@ def train(
                 f"lower train.learning_rate ({settings.learning_rate:g}) or set train.max_grad_norm"
             )
         log.append(
-            {"step": len(log) + 1, **entry, "grad_norm": float(norm), "learning_rate": schedule.get_last_lr()[0]}
+            {"step": len(log) + 1, **entry, "grad_norm": float(norm), "learning_rate": float(schedule.get_last_lr()[0])}
         )
         optimizer.step()
         schedule.step()

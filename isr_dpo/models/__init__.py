@@ -67,6 +67,10 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "cpu") -> Policy
     family = family_of(folder)
     import torch
     from safetensors import SafetensorError
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # it reports its choice of image backend, which frames never reach
+    logging.disable_progress_bar()
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

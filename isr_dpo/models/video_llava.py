@@ -44,7 +44,7 @@ def resizer(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
 
     def resize(frames: np.ndarray) -> np.ndarray:
         batch = video_processor(
-            videos=[frames],
+            videos=[frames.copy()],  # torch wants a writable array
             do_sample_frames=False,
             do_rescale=False,
             do_normalize=False,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
-
-from isr_dpo.progress import Progress
 
 from isr_dpo import layout, manifest, prompts
 from isr_dpo.config import Recipe
@@ -13,6 +12,7 @@ from isr_dpo.engines import Engine, Sample
 from isr_dpo.errors import OutsideError
 from isr_dpo.manifest import Manifest, Output
 from isr_dpo.parts import work_in_parts
+from isr_dpo.progress import Progress
 from isr_dpo.records import Outcome, Prediction, TestRow, read_files
 from isr_dpo.steps.common import Inputs, StepResult, begin, bundle, members, metrics_of, opened_engine, rows_of, sealed
 from isr_dpo.stores import join, read_bytes
@@ -39,52 +39,64 @@ def answer_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Ste
 def evaluate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
     """Grades the answers: evaluation/policy-pp/caption-<set>. A grader that stays away leaves a set pending, without a
     manifest, unless evaluate.required; a later run completes it."""
-    from isr_dpo import evaluate
-
     uri = layout.evaluation(run_uri, index)
     done: dict[str, Manifest] = {}
-    metrics: dict[str, float] = {"pending_sets": 0}
-    reused = True
+    pending = 0
+    before = {name: made.digest for name, made in inputs.items()}
     for name, answers in members(inputs["answers"]).items():
         graded_from = {"answers": answers, "dataset": inputs["dataset"]}
         out = begin(recipe, "evaluation", "evaluate", graded_from, join(uri, f"caption-{name}"))
         if isinstance(out, Output):
-            reused = False
-            rows = _test_rows(inputs["dataset"], name)
-            progress = Progress(f"evaluate, policy {index}, {name}", len(rows), "answers")
+            before.clear()
             try:
-                graded = evaluate.evaluate(rows_of(answers, Prediction), rows, recipe.evaluate, out, progress=progress)
+                out = _grade_set(recipe, inputs["dataset"], answers, out, name, index)
             except OutsideError as error:
                 if recipe.evaluate.required:
                     raise
                 log.warning("evaluation of policy %d on %s is pending: %s", index, name, error)
-                metrics["pending_sets"] += 1
+                pending += 1
                 continue
-            out = sealed(out, graded, rows=len(rows), deterministic=recipe.evaluate.grader == "rules").manifest
         done[f"caption-{name}"] = out
-        metrics |= {f"{name}/{key}": value for key, value in metrics_of(out).items()}
-    return StepResult(bundle("evaluation", "evaluate", uri, done), metrics, reused)
+    metrics: dict[str, float] = {"pending_sets": pending}
+    for directory, made in done.items():
+        name = directory.removeprefix("caption-")
+        metrics |= {f"{name}/{key}": value for key, value in metrics_of(made).items()}
+    return StepResult(bundle("evaluation", "evaluate", uri, done), metrics, reused=bool(before))
 
 
 def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
     """Makes the policy a version of the registered model; the run's best by dev accuracy becomes `challenger`."""
     from isr_dpo import registry
 
-    evaluation = {name: metrics_of(made) for name, made in members(inputs["evaluation"]).items()}
-    dev = evaluation.get(f"caption-{recipe.evaluate.dev}", {})
-    version = registry.register(
-        recipe, policy=inputs["policy"], index=index, run_uri=run_uri, metrics=dev, grader=recipe.evaluate.grader
+    policy, dataset = inputs["policy"], manifest.find(layout.dataset(run_uri))
+    assert dataset is not None
+    dev = members(inputs["evaluation"]).get(f"caption-{recipe.evaluate.dev}")
+    metrics = metrics_of(dev) if dev is not None else {}
+    candidate = registry.Candidate(
+        run_uri=run_uri,
+        index=index,
+        uri=policy.uri,
+        digest=policy.digest,
+        dataset_digest=dataset.digest,
+        dev_digest=dataset.files[f"set-{recipe.evaluate.dev}.jsonl"].sha256,
+        grader=_grader_name(dev),
+        dev_accuracy=metrics.get("accuracy"),
+        metrics=metrics,
     )
-    log.info("%s is version %s of %s", layout.policy_name(index), version, recipe.model.registered_name)
-    return StepResult(inputs["policy"], {"version": float(version)}, reused=False)
+    made = registry.register(recipe, candidate)
+    best = ", the best of this run so far: challenger" if made.best else ""
+    log.info("%s is version %s of %s%s", layout.policy_name(index), made.version, made.name, best)
+    return StepResult(policy, {"version": float(made.version), "best": float(made.best)}, reused=False)
 
 
 def report_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
     """Rebuilds <run>/report/index.html from the run's files."""
-    from isr_dpo import report
+    from isr_dpo import report, tracking
 
     uri = report.build(run_uri, recipe)
     log.info("report: %s", uri)
+    if index == recipe.iterations:
+        tracking.finish(recipe, run_uri=run_uri)
     return StepResult(inputs["registered"], {}, reused=False, page=read_bytes(uri).decode())
 
 
@@ -120,6 +132,32 @@ def _answer_set(recipe: Recipe, inputs: Inputs, engine: Engine, out: Output, nam
     words = sum(len(p.model_prediction.message.split()) for p in predictions) / max(len(predictions), 1)
     metrics = {"rows": len(predictions), "words": words}
     return sealed(out, metrics, rows=len(predictions), deterministic=engine.deterministic).manifest
+
+
+def _grade_set(recipe: Recipe, dataset: Manifest, answers: Manifest, out: Output, name: str, index: int) -> Manifest:
+    from isr_dpo.evaluate import grades, open_grader
+    from isr_dpo.evaluate.caption import CaptionProtocol
+
+    protocol = CaptionProtocol()
+    rows = _test_rows(dataset, name)
+    grades.evaluate(
+        rows_of(answers, Prediction),
+        rows,
+        open_grader(recipe.evaluate, protocol),
+        protocol=protocol,
+        parts=out,
+        rows_per_part=recipe.engine.rows_per_part,
+        progress=Progress(f"evaluate, policy {index}, {name}", len(rows), "answers"),
+    )
+    return out.seal(rows=len(rows), deterministic=recipe.evaluate.grader == "rules")
+
+
+def _grader_name(evaluation: Manifest | None) -> str:
+    """Who graded, as protocol.json says."""
+    if evaluation is None:
+        return ""
+    tree = json.loads((manifest.files(evaluation, {"protocol.json"}) / "protocol.json").read_bytes())
+    return " ".join(str(tree[key]) for key in ("grader", "model") if tree[key])
 
 
 def _sets(recipe: Recipe, index: int) -> list[str]:

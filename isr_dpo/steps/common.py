@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
-from isr_dpo.data.frames import FrameStore
-
 from isr_dpo import engines, layout, manifest, prompts
 from isr_dpo.config import Recipe
+from isr_dpo.data.frames import FrameStore
 from isr_dpo.engines import Engine
 from isr_dpo.errors import CorruptOutput
 from isr_dpo.manifest import File, Manifest, Origin, Output
@@ -24,9 +23,7 @@ Inputs = Mapping[str, Manifest]
 R = TypeVar("R", bound=Row)
 
 SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "preflight": (),
-    "frames": ("data.frames", "data.max_unreadable_fraction"),
-    "prepare": ("data.frames", "data.max_unreadable_fraction"),
+    "prepare": ("data.frames",),
     "generate": ("seed", "generate", "model.dtype", "engine.kind"),
     "retrospect": ("seed", "retrospect", "model.dtype", "engine.kind"),
     "judge": ("seed", "judge", "retrospect.context", "model.dtype", "engine.kind"),

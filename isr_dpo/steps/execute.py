@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from typing import Any, Protocol
 
 from isr_dpo import config, layout
 from isr_dpo.config import Recipe
-from isr_dpo.errors import IsrDpoError, RecipeError
+from isr_dpo.errors import IsrDpoError, OutsideError, RecipeError
 from isr_dpo.manifest import Manifest
 from isr_dpo.orphans import die_with
 from isr_dpo.steps.assess import answer_step, evaluate_step, register_step, report_step
@@ -109,9 +110,9 @@ def run_step(
     try:
         result = STEPS[name](recipe, inputs, run_uri, index)
         if name not in UNTRACKED:
-            _track(name, recipe, result, run_uri, index, started)
+            _track(name, recipe, result, run_uri, index, run_id=run_id, started=started)
     except BaseException as error:
-        _record_failure(error, name, index, run_uri, run_id)
+        _record_failure(error, name, recipe, index, run_uri, run_id)
         raise
     what = "stood complete" if result.reused else "done"
     log.info("%s %02d: %s, %.1f s", name, index, what, time.time() - started)
@@ -135,7 +136,9 @@ def clear_failure(run_uri: str) -> None:
     open_store(uri).delete(uri)
 
 
-def _track(name: str, recipe: Recipe, result: StepResult, run_uri: str, index: int, started: float) -> None:
+def _track(
+    name: str, recipe: Recipe, result: StepResult, run_uri: str, index: int, *, run_id: str, started: float
+) -> None:
     """Logs a step to MLflow once: what was logged is remembered beside the run, so that a step whose output stands does
     not even load MLflow."""
     uri = layout.tracked(run_uri, name, index)
@@ -146,9 +149,10 @@ def _track(name: str, recipe: Recipe, result: StepResult, run_uri: str, index: i
         pass
     from isr_dpo import tracking
 
-    tracking.log_step(
-        recipe, run_uri=run_uri, step=name, index=index, started=started, metrics=result.metrics, made=result.manifest
-    )
+    made = result.manifest
+    with tracking.step_run(recipe, run_uri=run_uri, run_id=run_id, step=name, index=index) as run:
+        run.log({**result.metrics, "seconds": time.time() - started})
+        run.tag({"uri": made.uri, "digest": made.digest, **{f"input.{k}": d for k, d in made.inputs.items()}})
     write_bytes(uri, result.manifest.digest.encode())
 
 
@@ -164,7 +168,8 @@ def _refuse_repeat(run_uri: str, name: str, index: int, run_id: str) -> None:
         raise error
 
 
-def _record_failure(error: BaseException, name: str, index: int, run_uri: str, run_id: str) -> None:
+def _record_failure(error: BaseException, name: str, recipe: Recipe, index: int, run_uri: str, run_id: str) -> None:
+    """In <run>/failed.json, and in MLflow; neither may hide the error itself."""
     known = isinstance(error, IsrDpoError)
     tree = {
         "step": name,
@@ -179,3 +184,12 @@ def _record_failure(error: BaseException, name: str, index: int, run_uri: str, r
         write_bytes(layout.failure(run_uri), (json.dumps(tree, indent=1) + "\n").encode())
     except (IsrDpoError, OSError) as second:  # the store itself may be what failed
         log.warning("the failure could not be recorded: %s", second)
+    if name in UNTRACKED or isinstance(error, OutsideError):
+        return
+    from isr_dpo import tracking
+
+    with (
+        contextlib.suppress(OutsideError, type(error)),
+        tracking.step_run(recipe, run_uri=run_uri, run_id=run_id, step=name, index=index),
+    ):
+        raise error

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from isr_dpo import layout, manifest, preflight
 from isr_dpo.config import Recipe
+from isr_dpo.data.frames import FrameStore
 from isr_dpo.errors import StaleOutput
-from isr_dpo.manifest import Manifest, Output
+from isr_dpo.manifest import Manifest, Origin, Output
 from isr_dpo.progress import Progress
-from isr_dpo.steps.common import Inputs, StepResult, origin, reused, sealed
+from isr_dpo.steps.common import Inputs, StepResult, reused
+
+if TYPE_CHECKING:
+    from isr_dpo.data.sources import Sources
+
+PROCESSOR_FILES = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
+"""What the resize depends on, of those that a policy has."""
 
 
 def preflight_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
@@ -28,14 +37,58 @@ def preflight_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> 
 def prepare_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
     """Reads rows and videos once: <run>/frames and <run>/dataset."""
     from isr_dpo.data import dataset
+    from isr_dpo.data.sources import read_sources
 
-    sources = dataset.read_sources(recipe.data)
-    digests = {name: source.digest for name, source in sources.items()}
-    frames = _frames(recipe, inputs["policy"], sources, digests, run_uri)
+    sources = read_sources(recipe.data)
+    frames = _frames(recipe, inputs["policy"], sources, run_uri)
+    section = dataset.dataset_section(sources)
     out = manifest.begin(
-        layout.dataset(run_uri), origin(recipe, "dataset", "prepare", {**digests, "frames": frames.digest})
+        layout.dataset(run_uri), Origin("dataset", "prepare", {"frames": frames.digest}, section, prompts_digest="")
     )
     if isinstance(out, Manifest):
         return reused(out)
-    metrics = dataset.prepare_dataset(sources, frames, out)
-    return sealed(out, metrics, rows=int(metrics["train_rows"]), deterministic=True)
+    metrics = dataset.prepare_dataset(
+        sources,
+        out,
+        store=FrameStore(manifest.files(frames)),
+        max_unreadable_fraction=recipe.data.max_unreadable_fraction,
+    )
+    return StepResult(out.seal(rows=int(metrics["train_rows"]), deterministic=True), metrics, reused=False)
+
+
+def _frames(recipe: Recipe, policy: Manifest, sources: Sources, run_uri: str) -> Manifest:
+    from isr_dpo.data import dataset
+
+    names = [name for name in PROCESSOR_FILES if name in policy.files]
+    processor = manifest.canonical_digest({name: policy.files[name].sha256 for name in names})
+    section = dataset.frames_section(sources, frames=recipe.data.frames, processor=processor)
+    out = manifest.begin(layout.frames(run_uri), Origin("frames", "prepare", {}, section, prompts_digest=""))
+    if isinstance(out, Output):
+        from isr_dpo import models
+
+        folder = manifest.files(policy, {*names, "config.json"} | _tokenizer_files(policy))
+        progress = Progress("prepare", len(sources.videos), "videos")
+        seen = 0
+
+        def advance(done: int, _total: int) -> None:
+            nonlocal seen
+            progress(done - seen)
+            seen = done
+
+        dataset.prepare_frames(
+            sources,
+            out,
+            frames=recipe.data.frames,
+            resize=models.family_of(folder).resizer(folder),
+            workers=recipe.data.workers,
+            max_unreadable_fraction=recipe.data.max_unreadable_fraction,
+            progress=advance,
+        )
+        return out.seal(rows=len(sources.videos), deterministic=True)
+    manifest.verify(out)
+    return out
+
+
+def _tokenizer_files(policy: Manifest) -> set[str]:
+    """All but the weights: a processor loads with its tokenizer."""
+    return {name for name in policy.files if not name.endswith(".safetensors")}

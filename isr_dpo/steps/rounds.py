@@ -6,12 +6,11 @@ import logging
 import tempfile
 from pathlib import Path
 
-from isr_dpo.progress import Progress
-
 from isr_dpo import generate, judge, layout, manifest, preferences, prompts, retrospect
 from isr_dpo.config import Recipe
 from isr_dpo.manifest import Manifest, Output
 from isr_dpo.parts import work_in_parts
+from isr_dpo.progress import Progress
 from isr_dpo.records import Context, Judged, Preference, Responses, to_jsonl
 from isr_dpo.steps.common import (
     Inputs,
@@ -137,7 +136,7 @@ def train_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Step
     open_store(training_uri).delete(training_uri)  # of an attempt that ended before its policy was complete
     training = begin(recipe, "training", "train", inputs, training_uri)
     assert isinstance(training, Output)
-    from isr_dpo import registry
+    from isr_dpo import pyfunc
     from isr_dpo.dpo import step
 
     with tempfile.TemporaryDirectory() as folder:
@@ -150,7 +149,7 @@ def train_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Step
             round_index=index,
             folder=Path(folder),
         )
-        registry.write_mlmodel(Path(folder) / "policy")
+        (Path(folder) / "policy" / "MLmodel").write_bytes(pyfunc.mlmodel_file())
         training.put_folder(Path(folder) / "training")
         sealed(training, metrics, rows=len(pairs), deterministic=recipe.model.device == "cpu")
         out.put_folder(Path(folder) / "policy")

@@ -1,0 +1,49 @@
+# make demo   the whole pipeline on this machine: no cluster, no GPU, no key, no server
+# make test   the tests
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN ?= runs/demo
+
+.PHONY: help setup demo demo-s3 test check compile study clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (some minutes, once)"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[local,dev]' 2> $(VENV)/pip.log || { cat $(VENV)/pip.log; exit 1; }
+	@touch $@
+
+setup: $(VENV)/ready  ## the virtual environment
+
+demo: $(VENV)/ready  ## the whole pipeline on a small world, in minutes
+	@$(BIN)/isr-dpo world draw runs/world
+	@$(BIN)/python -m pipelines run pipelines/recipes/smoke.yaml --run-uri $(RUN)
+
+demo-s3: $(VENV)/ready  ## the demo with its run in a real S3 store (Ceph RGW from Debian's packages)
+	@$(BIN)/isr-dpo world draw runs/world
+	@$(BIN)/python -m tests.servers.ceph $(BIN)/python -m pipelines run pipelines/recipes/smoke.yaml --run-uri s3://RUN_BUCKET/demo
+
+test: $(VENV)/ready  ## the tests
+	@$(BIN)/python -m pytest
+
+check: $(VENV)/ready  ## formatting, lint, types, import rules
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+compile: $(VENV)/ready  ## build/<recipe>-<placement>.yaml, a package for Kubeflow Pipelines
+	@$(BIN)/python -m pipelines compile pipelines/recipes/smoke.yaml
+
+study: $(VENV)/ready  ## does the loop do anything? Judges side by side, three seeds (long)
+	@$(BIN)/python -m tests.bench.loop
+
+clean:  ## remove what the demo made
+	rm -rf runs build
