@@ -136,8 +136,8 @@ class Grade(Row):
 
     id: str
     video: str
-    score: float | None
-    correct: bool | None
+    score: float | None = None
+    correct: bool | None = None
     words: int
     """Of the prediction."""
     status: Literal["scored", "unscored"]

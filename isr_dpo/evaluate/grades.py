@@ -53,7 +53,7 @@ def evaluate(
         part = predictions[start : start + rows_per_part]
         name = part_name(number)
         if name in parts.done:
-            graded = list(read_rows(parts.read(name).decode().splitlines(), Grade, where=name))
+            graded = list(read_rows(parts.read(name).decode().split("\n"), Grade, where=name))
         else:
             graded = grade(part, by_id, grader, protocol=protocol)
             parts.write(name, to_jsonl(graded))

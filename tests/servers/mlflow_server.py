@@ -53,12 +53,12 @@ def shared_server() -> str:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", fresh_database(folder), "--artifacts-destination", str(folder / "artifacts")]
-    log = (folder / "log.txt").open("wb")
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | quiet
-    process = subprocess.Popen(
-        command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder, start_new_session=True
-    )
+    with (folder / "log.txt").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=folder, start_new_session=True
+        )
     atexit.register(_stop, process)
     url = f"http://127.0.0.1:{port}"
     _await(url, process, folder / "log.txt")
