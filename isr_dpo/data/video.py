@@ -8,6 +8,8 @@ files. Such files are read from the start to the last wanted frame instead, whic
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,17 +72,16 @@ def decode(path: str | Path, *, frames: int) -> Decoded:
     _check_whole(path)
     timing = _read_timing(path)
     decord.logging.set_level(decord.logging.QUIET)
-    try:
+    with _translated():
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1, fault_tol=_NO_LOST_FRAMES)
-        count = len(reader) - timing.hidden
-        if count < 1:
-            raise Unreadable("shows no frame")
-        indices = sample_indices(count, frames)
+    clip_frames = len(reader) - timing.hidden
+    if clip_frames < 1:
+        raise Unreadable("shows no frame")
+    indices = sample_indices(clip_frames, frames)
+    with _translated():
         seek = timing.seekable and _timestamps_ascend(reader)
         pixels = reader.get_batch(list(indices)).asnumpy() if seek else _read_through(reader, indices)
-    except (RuntimeError, decord.DECORDError, decord.DECORDLimitReachedError, AssertionError, StopIteration) as error:
-        raise Unreadable(_reason(error)) from error
-    return Decoded(pixels, indices, count)
+    return Decoded(pixels, indices, clip_frames)
 
 
 def _check_whole(path: Path) -> None:
@@ -135,15 +136,34 @@ def _read_through(reader: Any, indices: tuple[int, ...]) -> np.ndarray:
     return np.stack([kept[i] for i in indices])
 
 
+@contextmanager
+def _translated() -> Iterator[None]:
+    """decord's errors as Unreadable."""
+    import decord
+
+    try:
+        yield
+    except (RuntimeError, AssertionError, ValueError, StopIteration) as error:
+        raise Unreadable(_reason(error)) from error
+    except (decord.DECORDError, decord.DECORDLimitReachedError) as error:
+        raise Unreadable(_reason(error)) from error
+
+
+_BAD_WIDTH = "decord cannot hold frames of this width (seen with 16, 24, 32, 48, 96 and 144 pixels); convert the video"
+_REASONS = {
+    "duplicate frames": "damaged: some frames cannot be decoded",
+    "Error sending packet": "damaged: the decoder refuses a packet",
+    "REWIND_RETRY": "damaged: a frame is not found again",
+    "must exactly match": _BAD_WIDTH,
+    "strides": _BAD_WIDTH,
+    "Error reading": "not a readable video",
+    "broken metadata": "not a readable video",
+}
+
+
 def _reason(error: BaseException) -> str:
     """decord's messages carry the time of day and file paths; a reason must be the same in every attempt."""
-    text = str(error)
-    if type(error).__name__ == "DECORDLimitReachedError" or isinstance(error, StopIteration):
-        return "damaged: some frames cannot be decoded"
-    if "sending packet" in text:
-        return "damaged: the decoder refuses a packet"
-    if "REWIND_RETRY" in text:
-        return "damaged: a frame is not found again"
-    if "Error reading" in text or "broken metadata" in text:
-        return "not a readable video"
+    for words, reason in _REASONS.items():
+        if words in str(error):
+            return reason
     return f"decord cannot read it ({type(error).__name__})"

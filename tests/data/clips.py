@@ -47,7 +47,7 @@ def write_clip(
     first: int = 0,
     start: int = 0,
 ) -> Path:
-    """A clip of frames numbered `first` and up, 10 a second; `times` are other presentation times, in tenths of a second.
+    """A clip of frames numbered `first` and up, 10 a second, or shown at other `times`, in tenths of a second.
     With `start`, all times are moved so that the frame number `start` is the first one shown (an edit list in mp4).
 
     Skips the test where the bundled FFmpeg lacks the encoder.
@@ -76,9 +76,10 @@ def write_clip(
 
 
 def write_two_streams(path: Path) -> Path:
-    """Two video streams: a small one numbered from 0, and a larger one, the default, numbered from 100."""
+    """Two video streams: a small one numbered from 0, and behind it a larger one, marked default, numbered from 100."""
     with av.open(str(path), "w") as container:
         streams = [container.add_stream("libx264", rate=10, options={"preset": "ultrafast"}) for _ in range(2)]
+        streams[1].disposition = av.stream.Disposition.default
         for scale, stream in zip((1, 4), streams, strict=True):
             stream.width, stream.height, stream.pix_fmt = WIDTH * scale, HEIGHT * scale, "yuv420p"
         for i in range(12):
@@ -97,5 +98,15 @@ def rotate(path: Path) -> Path:
     unit, minus, last = 1 << 16, (-1 << 16) & 0xFFFFFFFF, 1 << 30
     matrix = (0, unit, 0, minus, 0, 0, 0, 0, last)
     content[place : place + 36] = b"".join(value.to_bytes(4, "big") for value in matrix)
+    path.write_bytes(content)
+    return path
+
+
+def damage(path: Path) -> Path:
+    """Overwrites the middle of an mp4 file's video data."""
+    content = bytearray(path.read_bytes())
+    data = content.index(b"mdat") + 4
+    third = int.from_bytes(content[data - 8 : data - 4], "big") // 3
+    content[data + third : data + 2 * third] = np.random.default_rng(0).bytes(third)
     path.write_bytes(content)
     return path
