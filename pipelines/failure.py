@@ -10,53 +10,54 @@ from isr_dpo import layout
 from isr_dpo.config import Recipe
 from isr_dpo.errors import IsrDpoError
 from isr_dpo.stores import Missing, read_bytes, write_bytes
+from pipelines.titles import title
 
 TAIL_LINES = 15
 
 
 def explain(console: Console, recipe: Recipe, run_uri: str, *, run_id: str, log: Path) -> int:
     """Says why the run stopped and rebuilds its report with that. Returns the exit code that fits the failure."""
-    from isr_dpo import steps
-
+    failed = _silent_end(run_id, log)
     try:
-        failed = _recorded(run_uri) or _record_silent_end(run_uri, run_id, log)
-        page = steps.rebuild_report(run_uri, recipe)
-    except IsrDpoError as error:  # the store that fails the run cannot take a report either
-        failed = {"message": f"{_silent_end(log)}\n{error}", "exit_code": error.exit_code}
-        page = None
-    _say(console, f"\nfailed: {failed['message']}", style="red")
-    if page is not None:
-        _say(console, f"report:  {page}")
-    _say(console, f"log:     {log}\nThe same command goes on from what is finished.")
+        failed = _recorded(run_uri, otherwise=failed)
+        report = _rebuilt(run_uri, recipe)
+    except IsrDpoError as error:  # the store that fails a run cannot take a report either
+        report = f"could not be rebuilt: {error}"
+    place = title(failed["step"], failed["index"])
+    _say(console, f"\nfailed in {place}: {failed['message']}", style="red")
+    _say(console, f"report:  {report}\nlog:     {log}\nThe same command goes on from what is finished.")
     return int(failed["exit_code"])
 
 
-def _recorded(run_uri: str) -> dict[str, Any]:
-    """What the failing step left; empty where it left nothing, because it was killed or never began."""
+def _recorded(run_uri: str, *, otherwise: dict[str, Any]) -> dict[str, Any]:
+    """What the failing step left. Where it left nothing, because it was killed or never began, `otherwise` is recorded
+    in its place, so that the report shows it."""
+    uri = layout.failure(run_uri)
     try:
-        return dict(json.loads(read_bytes(layout.failure(run_uri))))
+        return dict(json.loads(read_bytes(uri)))
     except Missing:
-        return {}
+        write_bytes(uri, (json.dumps(otherwise, indent=1) + "\n").encode())
+        return otherwise
 
 
-def _record_silent_end(run_uri: str, run_id: str, log: Path) -> dict[str, Any]:
-    """Records in the step's place that it is gone, so that the report shows it."""
-    failed = {
+def _rebuilt(run_uri: str, recipe: Recipe) -> str:
+    from isr_dpo import steps
+
+    return steps.rebuild_report(run_uri, recipe) or "the run has not begun"
+
+
+def _silent_end(run_id: str, log: Path) -> dict[str, Any]:
+    tail = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-TAIL_LINES:]
+    message = "\n".join(["a step ended without saying why (killed, or out of memory?); the log's last lines:", *tail])
+    return {
         "step": "pipeline",
         "index": 0,
         "run_id": run_id,
         "error": "Killed",
-        "message": _silent_end(log),
+        "message": message,
         "exit_code": IsrDpoError.exit_code,
         "retry": True,
     }
-    write_bytes(layout.failure(run_uri), (json.dumps(failed, indent=1) + "\n").encode())
-    return failed
-
-
-def _silent_end(log: Path) -> str:
-    tail = log.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()[-TAIL_LINES:]
-    return "\n".join(["a step ended without saying why (killed, or out of memory?); the log's last lines:", *tail])
 
 
 def _say(console: Console, text: str, *, style: str | None = None) -> None:

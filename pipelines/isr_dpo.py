@@ -27,7 +27,7 @@ from components.report import report
 from components.retrospect import retrospect
 from components.train import train
 from isr_dpo.config import Recipe
-from isr_dpo.layout import policy_name
+from pipelines.titles import title
 
 
 def build(
@@ -62,54 +62,43 @@ class Tasks:
         self.barrier: PipelineTask | None = None
         """All tasks added from now on wait for this one."""
 
-    def add(self, component: BaseComponent, title: str, **inputs: Any) -> PipelineTask:
-        """A task of `component`, `title` in the user interface."""
-        task = component(**self._shared, **inputs).set_display_name(title).set_caching_options(False)
+    def add(self, component: BaseComponent, **inputs: Any) -> PipelineTask:
+        """A task of `component`."""
+        task = component(**self._shared, **inputs).set_caching_options(False)
+        task.set_display_name(title(component.name, inputs.get("index", 0)))
         return task if self.barrier is None else task.after(self.barrier)
 
 
 def unroll(recipe: Recipe, tasks: Tasks, recipe_digest: str, *, in_order: bool) -> None:
     """All tasks of a run. Round t reads policy-t and writes policy-(t+1); round 0 is the seed DPO."""
-    start = tasks.add(preflight, "preflight", recipe_digest=recipe_digest).outputs["policy"]
-    dataset = tasks.add(prepare, "prepare", policy=start).outputs["dataset"]
-    seed = tasks.add(train, "seed DPO", index=0, policy=start, dataset=dataset).outputs["trained"]
+    start = tasks.add(preflight, recipe_digest=recipe_digest).outputs["policy"]
+    dataset = tasks.add(prepare, policy=start).outputs["dataset"]
+    seed = tasks.add(train, index=0, policy=start, dataset=dataset).outputs["trained"]
     page = assess(tasks, 1, seed, dataset, after=None)
     policy, contexts = seed, None
     for index in range(1, recipe.iterations):
         tasks.barrier = page if in_order else None
-        contexts = look_back(recipe, tasks, index, policy, dataset, contexts)
-        preferences = prefer(tasks, index, policy, dataset, contexts)
-        held = {"index": index, "policy": policy, "dataset": dataset, "preferences": preferences}
+        held = {"index": index, "policy": policy, "dataset": dataset}
+        contexts = look_back(tasks, recipe.retrospect.context, contexts, **held)
+        preferences = prefer(tasks, contexts, **held)
         anchor = {"initial": seed} if recipe.train.reference == "initial" else {}
-        policy = tasks.add(train, f"round {index} · train", **held, **anchor).outputs["trained"]
+        policy = tasks.add(train, preferences=preferences, **held, **anchor).outputs["trained"]
         page = assess(tasks, index + 1, policy, dataset, after=page)
 
 
-def look_back(
-    recipe: Recipe,
-    tasks: Tasks,
-    index: int,
-    policy: PipelineChannel,
-    dataset: PipelineChannel,
-    contexts: PipelineChannel | None,
-) -> PipelineChannel | None:
+def look_back(tasks: Tasks, design: str, contexts: PipelineChannel | None, **held: Any) -> PipelineChannel | None:
     """The contexts of a round by the recipe's design (Table 5 [P]); `contexts` are the previous round's."""
-    design = recipe.retrospect.context
     if design == "none" or (design == "fixed" and contexts is not None):
         return contexts
     previous = {} if contexts is None or design == "renew" else {"previous": contexts}
-    title = f"round {index} · retrospect"
-    return tasks.add(retrospect, title, index=index, policy=policy, dataset=dataset, **previous).outputs["contexts"]
+    return tasks.add(retrospect, **held, **previous).outputs["contexts"]
 
 
-def prefer(
-    tasks: Tasks, index: int, policy: PipelineChannel, dataset: PipelineChannel, contexts: PipelineChannel | None
-) -> PipelineChannel:
+def prefer(tasks: Tasks, contexts: PipelineChannel | None, **held: Any) -> PipelineChannel:
     """Two responses a row, and the policy's choice between them."""
-    held = {"index": index, "policy": policy, "dataset": dataset}
-    responses = tasks.add(generate, f"round {index} · generate", **held).outputs["responses"]
+    responses = tasks.add(generate, **held).outputs["responses"]
     seen = {} if contexts is None else {"contexts": contexts}
-    return tasks.add(judge, f"round {index} · judge", responses=responses, **held, **seen).outputs["preferences"]
+    return tasks.add(judge, responses=responses, **held, **seen).outputs["preferences"]
 
 
 def assess(
@@ -117,12 +106,9 @@ def assess(
 ) -> PipelineTask:
     """Evaluates and registers a policy. `after` is the previous policy's report: registry aliases and the page move in
     the policies' order."""
-    name = policy_name(index)
-    answers = tasks.add(answer, f"{name} · answer", index=index, policy=policy, dataset=dataset).outputs["answers"]
-    graded = tasks.add(evaluate, f"{name} · evaluate", index=index, answers=answers, dataset=dataset)
-    registered = tasks.add(
-        register, f"{name} · register", index=index, policy=policy, evaluation=graded.outputs["evaluation"]
-    )
+    answers = tasks.add(answer, index=index, policy=policy, dataset=dataset).outputs["answers"]
+    evaluation = tasks.add(evaluate, index=index, answers=answers, dataset=dataset).outputs["evaluation"]
+    registered = tasks.add(register, index=index, policy=policy, evaluation=evaluation)
     if after is not None:
         registered.after(after)
-    return tasks.add(report, f"{name} · report", index=index, registered=registered.outputs["registered"])
+    return tasks.add(report, index=index, registered=registered.outputs["registered"])

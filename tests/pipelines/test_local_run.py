@@ -109,7 +109,7 @@ def test_a_run_is_extended_without_repeating_what_stands(folder: Path) -> None:
 def test_a_failing_step_ends_the_run_with_its_message_a_report_and_its_exit_code(folder: Path) -> None:
     failed = run(folder, FAKE_FAIL="train 0")
     assert failed.returncode == DataError.exit_code
-    assert "failed: train.jsonl:3: not a row" in failed.stdout
+    assert "failed in seed DPO: train.jsonl:3: not a row" in failed.stdout
     assert "Traceback" not in failed.stdout + failed.stderr
     assert len(failed.stdout.splitlines()) < 30
     assert "failed: train.jsonl:3" in (folder / "run/report/index.html").read_text()
@@ -124,7 +124,7 @@ def test_a_step_killed_without_a_word_is_reported_with_the_end_of_the_log(folder
     failed = run(folder, FAKE_DIE="prepare 0")
     assert failed.returncode == 1
     assert "ended without saying why" in failed.stdout
-    assert "prepare 0: begun" in failed.stdout.partition("failed:")[2]
+    assert "prepare 0: begun" in failed.stdout.partition("failed in pipeline:")[2]
     assert json.loads((folder / "run/failed.json").read_text())["error"] == "Killed"
 
 
