@@ -22,6 +22,7 @@ from isr_dpo.data.sources import Sources, read_sources
 from isr_dpo.data.video import Decoded, decode
 from isr_dpo.errors import DataError, OutsideError, StoreError
 from isr_dpo.manifest import Manifest, Origin, Output
+from isr_dpo.stores import open_store
 
 CLIPS = 6
 
@@ -328,3 +329,17 @@ def test_nothing_keeps_running_after_a_failure(world: Path, tmp_path: Path) -> N
         )
     assert [decoder._process for decoder in made] == [None, None]
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
+def test_rows_and_videos_may_lie_in_s3(world: Path, tmp_path: Path, run_uri: str) -> None:
+    (world / "v5.mp4").unlink()
+    store = open_store(run_uri)
+    for path in world.iterdir():
+        store.put(path, f"{run_uri}/{path.name}")
+    sources = read_sources(config.Data(train=f"{run_uri}/train.jsonl", sets={"dev": f"{run_uri}/dev.qa.jsonl"}))
+    make_frames(tmp_path, sources, limit=0.5)
+    _, metrics = make_dataset(tmp_path, sources, limit=0.5)
+    assert metrics["videos"] == 5
+    assert numbers_of(FrameStore(tmp_path / "frames").read("v3.mp4")) == [300, 303, 306, 309]
+    assert FrameStore(tmp_path / "frames").unreadable() == {"v5.mp4": f"no such file: {run_uri}/v5.mp4"}
