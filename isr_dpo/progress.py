@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 
 log = logging.getLogger("isr_dpo")
 
 EVERY_SECONDS = 3.0
+MARK = "isr-dpo | "
+"""Begins our lines on a step's standard output, where libraries and KFP write too; a local driver shows no others."""
+
+
+def speak() -> None:
+    """Lets what this package logs out on standard output, whatever else has set logging up: KFP has, before a step."""
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(_Marked())
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+
+
+class _Marked(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return "\n".join(MARK + line for line in super().format(record).splitlines())
 
 
 class Progress:

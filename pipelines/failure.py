@@ -10,7 +10,7 @@ from isr_dpo import layout
 from isr_dpo.config import Recipe
 from isr_dpo.errors import IsrDpoError
 from isr_dpo.stores import Missing, read_bytes, write_bytes
-from pipelines.titles import title
+from isr_dpo.titles import title
 
 TAIL_LINES = 15
 

@@ -27,7 +27,7 @@ from components.report import report
 from components.retrospect import retrospect
 from components.train import train
 from isr_dpo.config import Recipe
-from pipelines.titles import title
+from isr_dpo.titles import title
 
 
 def build(

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-MARK = "isr-dpo | "
-"""Begins a line that a step means for people; the rest is KFP's own talk and libraries' warnings."""
+from isr_dpo.progress import MARK
 
 
 class Relay(io.TextIOBase):

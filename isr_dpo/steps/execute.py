@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,12 +16,14 @@ from isr_dpo.config import Recipe
 from isr_dpo.errors import IsrDpoError, OutsideError, RecipeError
 from isr_dpo.manifest import Manifest
 from isr_dpo.orphans import die_with
+from isr_dpo.progress import speak
 from isr_dpo.steps.assess import answer_step, evaluate_step, register_step, report_step
 from isr_dpo.steps.common import Inputs, StepResult
 from isr_dpo.steps.prepare import preflight_step, prepare_step
 from isr_dpo.steps.rounds import generate_step, judge_step, retrospect_step, train_step
 from isr_dpo.stores import Missing, open_store, read_bytes, write_bytes
 from isr_dpo.stores.lock import owner
+from isr_dpo.titles import title
 
 log = logging.getLogger("isr_dpo")
 
@@ -74,7 +75,7 @@ def execute(
     Raises:
         RecipeError: the recipe is not the one of `expected_digest`, which the pipeline was compiled from.
     """
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    speak()
     for chatty in ("httpx", "alembic", "mlflow", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     if driver := os.environ.get("ISR_DPO_DRIVER_PID"):
@@ -106,6 +107,7 @@ def run_step(
         IsrDpoError: the step's; a permanent one of the same run attempt is raised again without trying.
     """
     _refuse_repeat(run_uri, name, index, run_id)
+    log.info("%s", title(name, index))
     started = time.time()
     try:
         result = STEPS[name](recipe, inputs, run_uri, index)
@@ -115,7 +117,7 @@ def run_step(
         _record_failure(error, name, recipe, index, run_uri, run_id)
         raise
     what = "stood complete" if result.reused else "done"
-    log.info("%s %02d: %s, %.1f s", name, index, what, time.time() - started)
+    log.info("%s: %s, %.1f s", title(name, index), what, time.time() - started)
     return result
 
 

@@ -1,4 +1,6 @@
-"""One name for a task in KFP's pages and in a terminal."""
+"""One name for a step in logs, in a terminal and on KFP's pages."""
+
+from __future__ import annotations
 
 from isr_dpo.layout import policy_name
 
