@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from isr_dpo.config import Recipe
-from isr_dpo.errors import OutsideError
+from isr_dpo.errors import OutsideError, RecipeError
 
 # MLflow's own defaults (7 retries, 120 s each) let a step hang for a quarter of an hour on a server that is away.
 _HTTP = {
@@ -31,13 +31,14 @@ def tracking_uri(recipe: Recipe) -> str:
     return recipe.tracking.uri
 
 
-def open_client(uri: str) -> Any:
+def open_client(uri: str, *, create: bool = True) -> Any:
     """An `MlflowClient` for tracking and registry at `uri`.
 
-    A database is created with its schema where there is none, which takes some seconds once.
+    An SQLite database is made where there is none, which takes some seconds once; without `create` that is an error.
 
     Raises:
         OutsideError: nothing usable answers there, within about a minute.
+        RecipeError: no database file there, and none is to be made.
     """
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
     for name, value in _HTTP.items():
@@ -52,7 +53,7 @@ def open_client(uri: str) -> Any:
             import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
     with translated(uri):
         if is_database(uri):
-            _probe(uri)
+            _probe(uri, create=create)
         return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
@@ -80,12 +81,14 @@ def translated(uri: str) -> Iterator[None]:
         raise OutsideError(f"MLflow at {_shown(uri)}: {said}") from error
 
 
-def _probe(uri: str) -> None:
+def _probe(uri: str, *, create: bool) -> None:
     """Opens the database once: MLflow itself would retry for minutes."""
     import sqlalchemy
 
     file = sqlite_file(uri)
     if file is not None and not file.exists():
+        if not create:
+            raise RecipeError(f"there is no MLflow database {file}; --tracking-uri names the one a run wrote to")
         _create_sqlite(file)
     engine = sqlalchemy.create_engine(uri)
     with engine.connect():

@@ -32,7 +32,7 @@ def work_in_parts(
         name = part_name(number, prefix)
         chunk = items[start : start + rows_per_part]
         if name in output.done:
-            rows += read_rows(output.read(name).decode().splitlines(), row_type, where=f"{output.uri}/{name}")
+            rows += read_rows(output.read(name).decode().split("\n"), row_type, where=f"{output.uri}/{name}")
             progress(len(chunk))
         else:
             done = list(work(chunk))

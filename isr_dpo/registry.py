@@ -1,13 +1,14 @@
 """The registry: every policy a version of one registered model in MLflow.
 
 Aliases, not stages: `challenger` is the best policy of the newest run by dev accuracy and moves by itself; `champion`
-is what users get and moves only by `promote` and `rollback`; `previous` is the champion before. Weights stay where the run
-wrote them: a version's source is the policy's URI, and the small `MLmodel` file among its files lets
+is what users get and moves only by `promote` and `rollback`; `previous` is the champion before. Weights stay where the
+run wrote them: a version's source is the policy's URI, and the small `MLmodel` file among its files lets
 `mlflow.pyfunc.load_model("models:/NAME@champion")` load it from there.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from isr_dpo.tracking import PREFIX
 CHALLENGER, CHAMPION, PREVIOUS = "challenger", "champion", "previous"
 BEST = "best-of-run"
 _PAGE = 1000
+_MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[0-9]+))")
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def promote(
         RecipeError: no such model, version or alias.
         OutsideError: MLflow is away.
     """
-    client = open_client(uri)
+    client = open_client(uri, create=False)
     with translated(uri):
         candidate = _version(client, name, version=version, alias=alias)
         champion = _by_alias(client, name, CHAMPION)
@@ -151,7 +153,7 @@ def rollback(name: str, *, uri: str, dry_run: bool = False) -> Promotion:
         RecipeError: there is no previous champion.
         OutsideError: MLflow is away.
     """
-    client = open_client(uri)
+    client = open_client(uri, create=False)
     with translated(uri):
         previous = _by_alias(client, name, PREVIOUS)
         champion = _by_alias(client, name, CHAMPION)
@@ -161,6 +163,22 @@ def rollback(name: str, *, uri: str, dry_run: bool = False) -> Promotion:
         if not dry_run:
             _crown(client, name, new, previous=old)
     return Promotion(name, new, old, f"back from version {old}", done=not dry_run)
+
+
+def source_of(model: str, *, uri: str) -> str:
+    """Where the files of `models:/NAME@ALIAS` or `models:/NAME/VERSION` lie: the policy's URI.
+
+    Raises:
+        RecipeError: not of that form, or no such model, version or alias.
+        OutsideError: MLflow is away.
+    """
+    match = _MODEL.fullmatch(model)
+    if match is None:
+        raise RecipeError(f"{model!r} names no registered model; accepted: models:/NAME@ALIAS, models:/NAME/VERSION")
+    client = open_client(uri, create=False)
+    with translated(uri):
+        found = _version(client, match["name"], version=match["version"], alias=match["alias"] or "")
+    return str(found.source)
 
 
 def _candidate_tags(recipe: Recipe, candidate: Candidate) -> dict[str, str]:

@@ -61,7 +61,9 @@ class StepRun:
 
 
 @contextlib.contextmanager
-def step_run(recipe: Recipe, *, run_uri: str, run_id: str, step: str, index: int) -> Iterator[StepRun]:
+def step_run(
+    recipe: Recipe, *, run_uri: str, run_id: str, step: str, index: int, started: float | None = None
+) -> Iterator[StepRun]:
     """The nested run of `step`, RUNNING inside the block and FINISHED after it.
 
     An exception in the block leaves it FAILED (KILLED where the process was told to stop) with the message as tag
@@ -70,6 +72,7 @@ def step_run(recipe: Recipe, *, run_uri: str, run_id: str, step: str, index: int
     Args:
         run_uri: with the recipe it says which parent run this is.
         run_id: who owns the run URI (KFP's run id, say); a tag only.
+        started: seconds since the epoch, where the work began before this block.
 
     Raises:
         OutsideError: MLflow is away; before the block where it is away from the start.
@@ -78,7 +81,7 @@ def step_run(recipe: Recipe, *, run_uri: str, run_id: str, step: str, index: int
     client = open_client(uri)
     with translated(uri):
         parent = _parent(client, recipe, run_uri=run_uri, run_id=run_id)
-        nested = _nested(client, parent, _key(recipe, run_uri), recipe, step=step, index=index)
+        nested = _nested(client, parent, _key(recipe, run_uri), step=step, index=index, started=started)
     run = StepRun(client, uri, run_id=nested, parent_id=parent, step=step, index=index)
     try:
         yield run
@@ -159,7 +162,7 @@ def _describe(client: Any, parent: str, recipe: Recipe, tags: Mapping[str, str])
     client.log_batch(parent, tags=_tags(more))
 
 
-def _nested(client: Any, parent: str, key: str, recipe: Recipe, *, step: str, index: int) -> str:
+def _nested(client: Any, parent: str, key: str, *, step: str, index: int, started: float | None) -> str:
     tags = {
         _PARENT: parent,
         PREFIX + "step_of": key,
@@ -170,7 +173,9 @@ def _nested(client: Any, parent: str, key: str, recipe: Recipe, *, step: str, in
     wanted = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
     runs = client.search_runs([experiment], filter_string=wanted, max_results=1)
     if not runs:
-        return str(client.create_run(experiment, run_name=run_name(step, index), tags=tags).info.run_id)
+        began = None if started is None else int(started * 1000)
+        run = client.create_run(experiment, start_time=began, run_name=run_name(step, index), tags=tags)
+        return str(run.info.run_id)
     nested = str(runs[0].info.run_id)
     client.update_run(nested, status="RUNNING")
     if PREFIX + "error" in runs[0].data.tags:

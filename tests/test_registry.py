@@ -161,6 +161,21 @@ def test_unknown_names_are_named(uri: str) -> None:
         registry.promote("m", uri=uri, version="7")
 
 
+def test_a_registered_model_is_found_by_alias_or_version(uri: str) -> None:
+    registry.register(recipe_at(uri), candidate(1, 0.5, uri="s3://bucket/run/policy-01"))
+    assert registry.source_of("models:/m@challenger", uri=uri) == "s3://bucket/run/policy-01"
+    assert registry.source_of("models:/m/1", uri=uri) == "s3://bucket/run/policy-01"
+    for wrong in ("models:/m", "models:/m@nobody", "models:/other@challenger", "models:/m/2", "models:/m@a/b"):
+        with pytest.raises(RecipeError, match="m"):
+            registry.source_of(wrong, uri=uri)
+
+
+def test_looking_for_a_model_makes_no_database(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"no MLflow database .*typo\.db"):
+        registry.promote("m", uri=f"sqlite:///{tmp_path}/typo.db")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_local_policy_is_refused_for_a_server_before_anything_is_sent() -> None:
     with pytest.raises(RecipeError, match="use an s3:// run URI"):
         registry.check_source(recipe_at("http://127.0.0.1:1"), "runs/a")

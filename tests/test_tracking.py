@@ -81,6 +81,12 @@ def test_a_repeated_step_goes_on_in_its_own_run_and_another_recipe_gets_another_
     assert tracking.finished_steps(recipe, run_uri="runs/a") == {("prepare", 0)}
 
 
+def test_a_run_begins_when_the_work_began(recipe: Recipe) -> None:
+    with tracking.step_run(recipe, run_uri="u", run_id="r", step="judge", index=1, started=1_700_000_000.5):
+        pass
+    assert runs_of(recipe)["judge round-01"].info.start_time == 1_700_000_000_500
+
+
 def test_a_failed_step_says_why_and_a_retry_clears_it(recipe: Recipe) -> None:
     with (
         pytest.raises(ValueError, match="too hot"),
@@ -121,9 +127,7 @@ def test_an_injected_run_is_the_parent_and_its_address_wins(
     assert not (tmp_path / "never.db").exists()
 
 
-def test_the_pods_token_never_goes_to_an_address_from_a_recipe(
-    recipe: Recipe, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_pods_token_never_goes_to_an_address_from_a_recipe(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_AUTH", "kubernetes")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://cluster-mlflow")
     mlflow_client.open_client(recipe.tracking.uri)

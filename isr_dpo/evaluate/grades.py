@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
 
 from isr_dpo.errors import DataError
 from isr_dpo.evaluate import Grader, Reply
 from isr_dpo.evaluate.protocol import GradingProtocol, Task
 from isr_dpo.evaluate.statistics import clustered_mean
-from isr_dpo.records import Grade, Prediction, TestRow, part_name, read_rows, to_jsonl
+from isr_dpo.manifest import Output
+from isr_dpo.parts import work_in_parts
+from isr_dpo.records import Grade, Prediction, TestRow
 
 METRICS = "metrics.json"
 PROTOCOL = "protocol.json"
-
-
-class Parts(Protocol):
-    """Where parts go, and which stand from an earlier attempt; `isr_dpo.manifest.Output` is one."""
-
-    @property
-    def done(self) -> set[str]: ...
-
-    def read(self, name: str) -> bytes: ...
-
-    def write(self, name: str, content: bytes) -> None: ...
 
 
 def evaluate(
@@ -33,11 +23,11 @@ def evaluate(
     grader: Grader,
     *,
     protocol: GradingProtocol,
-    parts: Parts,
+    output: Output,
     rows_per_part: int,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
-    """Grades one set's predictions into `parts` and returns the figures of all.
+    """Grades one set's predictions into `output` and returns the figures of all.
 
     Writes part-*.jsonl (records.Grade, in the order of `predictions`), each as soon as it is graded, so that an
     interruption costs the part in hand and no finished part is graded twice; then metrics.json and protocol.json.
@@ -48,20 +38,18 @@ def evaluate(
         OutsideError: the grader stays away; finished parts are kept.
     """
     by_id = _matched(predictions, rows)
-    grades: list[Grade] = []
-    for number, start in enumerate(range(0, len(predictions), rows_per_part)):
-        part = predictions[start : start + rows_per_part]
-        name = part_name(number)
-        if name in parts.done:
-            graded = list(read_rows(parts.read(name).decode().split("\n"), Grade, where=name))
-        else:
-            graded = grade(part, by_id, grader, protocol=protocol)
-            parts.write(name, to_jsonl(graded))
-        grades += graded
+
+    def work(part: Sequence[Prediction]) -> list[Grade]:
+        graded = grade(part, by_id, grader, protocol=protocol)
         progress(len(part))
+        return graded
+
+    grades = work_in_parts(
+        predictions, output, rows_per_part=rows_per_part, row_type=Grade, work=work, progress=progress
+    )
     metrics = measure(grades, protocol=protocol)
-    parts.write(METRICS, _json(metrics))
-    parts.write(PROTOCOL, _json(describe(grader, protocol)))
+    output.write(METRICS, _json(metrics))
+    output.write(PROTOCOL, _json(describe(grader, protocol)))
     return metrics
 
 

@@ -8,7 +8,7 @@ sees what a model grader would see and nothing else, and knows no vocabulary of 
   question's other words, the alternatives, support nothing.
 - *supported*: content words of the prediction found in the truth or the caption, and not only echoed from the question.
 - *unsupported*: content words of the prediction found neither in the caption, nor the truth, nor the question: claims
-  nobody can vouch for, the trace that verbosity hallucination leaves.
+  nobody can vouch for, the trace that verbosity hallucination leaves. Nouns such as "object" or "thing" are none.
 - *denied*: a required word within three words after a negation ("not", "no", "never") of its clause, where the truth
   has no such.
 
@@ -52,6 +52,10 @@ _NUMBER_LIST = "zero one two three four five six seven eight nine ten eleven twe
 _NUMBERS = {word: str(number) for number, word in enumerate(_NUMBER_LIST.split())}
 
 
+# Nouns that name anything: they claim nothing by themselves, though an answer may consist of one.
+_GENERIC = ("object", "thing", "item", "something", "ground", "background", "place")
+
+
 class Comparison(NamedTuple):
     """Stems, as the module says."""
 
@@ -86,7 +90,7 @@ def compare(task: Task) -> Comparison:
         missing=required - said,
         denied=denied,
         supported=said & known - (question - required),
-        unsupported=said - known - echo,
+        unsupported=said - known - echo - {stem(noun) for noun in _GENERIC},
     )
 
 

@@ -145,7 +145,7 @@ def _grade_set(recipe: Recipe, dataset: Manifest, answers: Manifest, out: Output
         rows,
         open_grader(recipe.evaluate, protocol),
         protocol=protocol,
-        parts=out,
+        output=out,
         rows_per_part=recipe.engine.rows_per_part,
         progress=Progress(f"evaluate, policy {index}, {name}", len(rows), "answers"),
     )

@@ -17,7 +17,9 @@ PROTOCOL = CaptionProtocol()
 
 
 class Shelf:
-    """Parts in memory."""
+    """An output in memory."""
+
+    uri = "memory"
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -81,7 +83,7 @@ def run(
         rows(len(predictions)) if asked is None else asked,
         grader,  # type: ignore[arg-type]
         protocol=PROTOCOL,
-        parts=shelf,
+        output=shelf,  # type: ignore[arg-type]
         rows_per_part=2,
     )
 
