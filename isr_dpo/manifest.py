@@ -119,7 +119,7 @@ def find(uri: str) -> Manifest | None:
         content = read_bytes(join(uri, MANIFEST))
     except Missing:
         return None
-    return Manifest.from_json(content.decode(), where=join(uri, MANIFEST))
+    return Manifest.from_json(content.decode(errors="replace"), where=join(uri, MANIFEST))
 
 
 def files(manifest: Manifest, names: Collection[str] | None = None) -> Path:
@@ -296,7 +296,7 @@ def _create(uri: str, manifest: Manifest) -> None:
     try:
         write_bytes(uri, manifest.to_json().encode(), if_absent=True)
     except Exists:
-        standing = Manifest.from_json(read_bytes(uri).decode(), where=uri)
+        standing = Manifest.from_json(read_bytes(uri).decode(errors="replace"), where=uri)
         if (standing.origin, standing.digest) != (manifest.origin, manifest.digest):
             raise StaleOutput(
                 f"{uri}: another writer finished this output first, with other content; it stands"

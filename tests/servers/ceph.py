@@ -1,7 +1,7 @@
-"""A real S3 server: Ceph's RADOS gateway over a one-node cluster on loopback, in memory, its files in a temporary folder.
+"""A real S3 server: Ceph's RADOS gateway over a one-node cluster on loopback, its objects in memory.
 
-From a shell, `python -m tests.servers.ceph COMMAND...` starts one, runs COMMAND with the AWS_* variables that reach it and
-`RUN_BUCKET`, stops everything and exits with COMMAND's code. Needs no root, only Debian's packages (`PACKAGES`).
+From a shell, `python -m tests.servers.ceph COMMAND...` starts one, runs COMMAND with the AWS_* variables that reach it
+and `RUN_BUCKET`, stops everything and exits with COMMAND's code. Needs no root, only Debian's packages (`PACKAGES`).
 """
 
 from __future__ import annotations
@@ -94,9 +94,7 @@ class _Node:
         for name in ("mon", "osd", "rgw"):
             (self._folder / name).mkdir()
         self._conf.write_text(
-            CONFIGURATION.format(
-                fsid=self._fsid, folder=self._folder, mon_port=self._mon_port, rgw_port=self._rgw_port
-            )
+            CONFIGURATION.format(fsid=self._fsid, folder=self._folder, mon_port=self._mon_port, rgw_port=self._rgw_port)
         )
         monmap, osd = str(self._folder / "monmap"), str(uuid.uuid4())
         address = f"[v1:127.0.0.1:{self._mon_port}]"

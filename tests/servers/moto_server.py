@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from wsgiref.types import StartResponse, WSGIEnvironment
 
 from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
+from werkzeug.serving import WSGIRequestHandler, make_server
 
 from tests.servers import s3_environment
 
@@ -25,10 +25,15 @@ class _OneAtATime:
             return list(self._app(environ, start_response))
 
 
+class _Quiet(WSGIRequestHandler):
+    def log_request(self, *_: object) -> None:
+        """A line a request would bury what a failing test says."""
+
+
 @contextlib.contextmanager
 def serve() -> Iterator[dict[str, str]]:
     """Yields the environment that reaches it, bucket included (`RUN_BUCKET`)."""
-    server = make_server("127.0.0.1", 0, _OneAtATime(), threaded=True)  # type: ignore[arg-type]
+    server = make_server("127.0.0.1", 0, _OneAtATime(), threaded=True, request_handler=_Quiet)  # type: ignore[arg-type]
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
