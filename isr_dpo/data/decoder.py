@@ -87,9 +87,11 @@ class Decoder:
         return process
 
     def _obituary(self, process: subprocess.Popen[bytes], *, late: bool) -> str:
-        process.kill()
-        process.communicate()
-        self._process = None
+        try:
+            process.wait(timeout=10)  # it closed its output: it is on its way out
+        except subprocess.TimeoutExpired:
+            process.kill()
+        self.close()
         if late:
             return f"the decoder did not end within {self._timeout_seconds:g} s"
         code = process.returncode

@@ -100,7 +100,7 @@ def _read_timing(path: Path) -> _Timing:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), metadata_errors="replace") as container:  # titles are often not UTF-8
             stream = container.streams.best("video")
             if stream is None:
                 raise Unreadable("has no video stream")

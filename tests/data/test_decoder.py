@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +81,27 @@ def test_a_decoder_that_cannot_start_is_no_bad_video(tmp_path: Path, monkeypatch
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(IsrDpoError, match=r"does not start: .*libnothing.so.*pip install 'isr-dpo\[train\]'"):
         Decoder().decode(tmp_path / "any.mp4", frames=1)
+
+
+def test_a_killed_parent_leaves_no_decoder_behind() -> None:
+    code = "from isr_dpo.data.decoder import Decoder; d = Decoder(); p = d._start(); print(p.pid, flush=True); input()"
+    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    while _runs(pid):
+        assert time.monotonic() < deadline, "the decoder outlives its parent"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # a zombie waits for a parent that reaps it
 
 
 def test_closing_ends_the_process(tmp_path: Path) -> None:

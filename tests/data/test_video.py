@@ -120,6 +120,18 @@ def test_a_short_clip_repeats_its_frames(tmp_path: Path, frames: int) -> None:
     assert numbers_of(decoded.frames) == list(sample_indices(frames, 8))
 
 
+def test_a_title_that_is_no_utf8_does_no_harm(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "TITLE-TO-REPLACE"
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format="rgb24")))
+        container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"TITLE-TO-REPLACE", b"\xb1\xf7" * 8))
+    assert decode(path, frames=1).clip_frames == 1
+
+
 def test_rotation_is_applied(tmp_path: Path) -> None:
     upright = decode(write_clip(tmp_path / "clip.mp4", 4, scale=4), frames=2).frames
     turned = decode(rotate(tmp_path / "clip.mp4"), frames=2).frames
