@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import sys
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 def _add_registry(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     promote = commands.add_parser("promote", help="make a registered version the champion")
     promote.add_argument("--version", help="a version's number (default: the alias challenger)")
-    promote.add_argument("--force", action="store_true", help="even if it is worse than the champion, or not comparable")
+    promote.add_argument("--force", action="store_true", help="even if worse than the champion, or not comparable")
     promote.set_defaults(run=_promote)
     rollback = commands.add_parser("rollback", help="make the previous champion the champion again")
     rollback.set_defaults(run=_rollback)
@@ -139,7 +140,7 @@ def _step(options: argparse.Namespace) -> None:
     from isr_dpo.stores.lock import owner
 
     recipe = config.load(options.recipe)
-    with owner(options.run_uri, steps.new_run_id()):
+    with owner(options.run_uri, uuid.uuid4().hex[:12]):
         inputs = inputs_of(options.step, recipe, options.run_uri, options.index)
         result = steps.run_step(options.step, recipe, inputs, options.run_uri, options.index)
     print(json.dumps({"uri": result.manifest.uri, "digest": result.manifest.digest, "metrics": dict(result.metrics)}))

@@ -88,7 +88,7 @@ class Judge(Section):
     by: Literal["self", "random", "longer"] = "self"
     """`random` and `longer` are controls [O]."""
     verdict: Literal["logits", "text"] = "logits"
-    """`logits`: the labels' probabilities at one position [P, by Lee et al.]; `text`: a sampled verdict, read strictly."""
+    """`logits`: the labels' probabilities at one position [P, by Lee et al.]; `text`: a sampled verdict."""
     orders: Literal["both", "one"] = "both"
     """`both`: probabilities averaged over both orders of the responses [P, by Lee et al.]."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
@@ -205,6 +205,22 @@ class Recipe(Section):
         """The values at dotted `keys`, `{"generate.temperature": 0.7, ...}`; a key of a section gives all in it."""
         flat = flatten(self.model_dump(mode="json"))
         return {k: v for k, v in flat.items() if any(k == key or k.startswith(key + ".") for key in keys)}
+
+
+SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "prepare": ("data.frames",),
+    "generate": ("seed", "generate", "model.dtype", "engine.kind"),
+    "retrospect": ("seed", "retrospect", "model.dtype", "engine.kind"),
+    "judge": ("seed", "judge", "retrospect.context", "model.dtype", "engine.kind"),
+    "train": ("seed", "train"),
+    "answer": ("answer", "model.dtype", "engine.kind"),
+    "evaluate": ("evaluate.grader", "evaluate.model", "evaluate.base_url"),
+}
+"""The recipe keys that each step's output depends on. A change of another key leaves finished work standing."""
+
+
+PROMPTED = ("generate", "retrospect", "judge", "train", "answer")
+"""Steps whose output depends on the prompts."""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

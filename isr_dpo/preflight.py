@@ -67,8 +67,6 @@ def claim(recipe: Recipe, run_uri: str) -> None:
     Raises:
         StaleOutput: naming the changed keys, their values, and the steps that stand on them.
     """
-    from isr_dpo.steps.common import SECTIONS
-
     uri = layout.run_file(run_uri)
     try:
         standing = json.loads(read_bytes(uri))
@@ -80,7 +78,7 @@ def claim(recipe: Recipe, run_uri: str) -> None:
         changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
         finished = _finished_steps(run_uri)
         bound = {
-            key: [s for s in finished if any(key == k or key.startswith(k + ".") for k in SECTIONS.get(s, ()))]
+            key: [s for s in finished if any(key == k or key.startswith(k + ".") for k in config.SECTIONS.get(s, ()))]
             for key in changed
         }
         lines = [f"{k}: {before.get(k)!r} -> {now.get(k)!r} (finished: {', '.join(s)})" for k, s in bound.items() if s]

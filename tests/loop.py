@@ -1,4 +1,4 @@
-"""A whole loop in this process, without KFP: every step by `run_step`, on a tiny random policy and a few drawn clips."""
+"""A whole loop in this process, without KFP: every step by `run_step`, on a tiny random policy and some drawn clips."""
 
 from __future__ import annotations
 
@@ -75,3 +75,12 @@ def read(uri: str) -> bytes:
     return b"".join((folder / name).read_bytes() for name in sorted(made.files) if name.endswith(".jsonl"))
 
 
+if __name__ == "__main__":  # python -m tests.loop MODEL WORLD TRACKING RUN_URI: what the fault tests kill
+    import os
+    import sys
+
+    from isr_dpo.stores.lock import owner
+
+    model_folder, world_folder, tracking_uri, run = sys.argv[1:]
+    with owner(run, f"pid-{os.getpid()}"):
+        run_loop(recipe_for(Path(model_folder), Path(world_folder), tracking_uri), run)

@@ -90,14 +90,14 @@ class HFEngine:
                 progress(len(batch))
         return results
 
-    def _prompt_ids(self, requests: Sequence[Sample] | Sequence[Choose]) -> list[list[int]]:
+    def _prompt_ids(self, asked: Sequence[Sample | Choose]) -> list[list[int]]:
         ids: list[list[int]] = []
-        for start in range(0, len(requests), self._batch_rows):
-            chunk: Sequence[Sample | Choose] = requests[start : start + self._batch_rows]
-            texts = [self._policy.chat(r.prompt) for r in chunk]
-            ids += self._policy.encode(texts, [self._frames(r.video) for r in chunk]).ids
+        for start in range(0, len(asked), self._batch_rows):
+            chunk: list[Sample | Choose] = list(asked[start : start + self._batch_rows])
+            texts = [self._policy.chat(request.prompt) for request in chunk]
+            ids += self._policy.encode(texts, [self._frames(request.video) for request in chunk]).ids
         limit = self._policy.model.config.get_text_config().max_position_embeddings
-        for request, row in zip(requests, ids, strict=True):
+        for request, row in zip(asked, ids, strict=True):
             if len(row) >= limit:
                 raise ModelError(f"video {request.video}: a prompt of {len(row)} tokens exceeds the context of {limit}")
         return ids

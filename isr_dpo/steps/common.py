@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
 from isr_dpo import engines, layout, manifest, prompts
-from isr_dpo.config import Recipe
+from isr_dpo.config import PROMPTED, SECTIONS, Recipe
 from isr_dpo.data.frames import FrameStore
 from isr_dpo.engines import Engine
 from isr_dpo.errors import CorruptOutput
@@ -21,21 +21,6 @@ METRICS = "metrics.json"
 Inputs = Mapping[str, Manifest]
 """Manifests by the input's name."""
 R = TypeVar("R", bound=Row)
-
-SECTIONS: Mapping[str, tuple[str, ...]] = {
-    "prepare": ("data.frames",),
-    "generate": ("seed", "generate", "model.dtype", "engine.kind"),
-    "retrospect": ("seed", "retrospect", "model.dtype", "engine.kind"),
-    "judge": ("seed", "judge", "retrospect.context", "model.dtype", "engine.kind"),
-    "train": ("seed", "train"),
-    "answer": ("answer", "model.dtype", "engine.kind"),
-    "evaluate": ("evaluate.grader", "evaluate.model", "evaluate.base_url"),
-}
-"""The recipe keys that each step's output depends on. A change of another key leaves finished work standing."""
-
-
-PROMPTED = ("generate", "retrospect", "judge", "train", "answer")
-"""Steps whose output depends on the prompts."""
 
 
 class StepResult(NamedTuple):

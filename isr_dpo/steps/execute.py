@@ -152,7 +152,7 @@ def _track(
     from isr_dpo import tracking
 
     made = result.manifest
-    with tracking.step_run(recipe, run_uri=run_uri, run_id=run_id, step=name, index=index) as run:
+    with tracking.step_run(recipe, run_uri=run_uri, run_id=run_id, step=name, index=index, started=started) as run:
         run.log({**result.metrics, "seconds": time.time() - started})
         run.tag({"uri": made.uri, "digest": made.digest, **{f"input.{k}": d for k, d in made.inputs.items()}})
     write_bytes(uri, result.manifest.digest.encode())

@@ -42,14 +42,14 @@ def inputs_of(name: str, recipe: Recipe, run_uri: str, index: int) -> dict[str, 
     return held
 
 
-def _assessed(
-    name: str, recipe: Recipe, run_uri: str, index: int, dataset: dict[str, Manifest]
-) -> dict[str, Manifest]:
+def _assessed(name: str, recipe: Recipe, run_uri: str, index: int, dataset: dict[str, Manifest]) -> dict[str, Manifest]:
     policy = _complete(layout.policy(run_uri, index), f"train --index {index - 1}")
     if name == "evaluate":
         answers = _members(layout.answers(run_uri, index), recipe.data.sets)
         if not answers:
-            raise DataError(f"{layout.answers(run_uri, index)} is not complete; `isr-dpo answer --index {index}` makes it")
+            raise DataError(
+                f"{layout.answers(run_uri, index)} is not complete; `isr-dpo answer --index {index}` makes it"
+            )
         return {"answers": bundle("answers", "answer", layout.answers(run_uri, index), answers), **dataset}
     if name == "report":
         return {"registered": policy}

@@ -100,7 +100,7 @@ def test_labels_that_are_not_single_tokens_are_refused(engine: HFEngine) -> None
 
 
 def test_a_prompt_longer_than_the_context_names_its_video(engine: HFEngine) -> None:
-    with pytest.raises(ModelError, match="video v9: a prompt of .* tokens exceeds the context"):
+    with pytest.raises(ModelError, match=r"video v9: a prompt of .* tokens exceeds the context"):
         engine.sample([Sample("v9", "what " * 600, (0,), 0.0, 1.0, 2)])
 
 
@@ -113,7 +113,7 @@ def test_an_unsupported_or_missing_model_is_refused_by_name(tmp_path: Path) -> N
     with pytest.raises(ModelError, match="no config.json"):
         opened(tmp_path, batch_rows=1)
     (tmp_path / "config.json").write_text('{"architectures": ["GPT2LMHeadModel"]}')
-    with pytest.raises(ModelError, match="GPT2LMHeadModel is not supported; supported: VideoLlava"):
+    with pytest.raises(ModelError, match=r"GPT2LMHeadModel is not supported; supported: VideoLlava"):
         opened(tmp_path, batch_rows=1)
 
 

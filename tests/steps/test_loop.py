@@ -55,9 +55,7 @@ def test_every_output_of_the_layout_stands_with_its_manifest(
     assert Path(finished, "report", "index.html").is_file()
 
 
-def test_a_finished_run_is_walked_through_without_work(
-    copied: str, model: Path, world: Path, tracking: str
-) -> None:
+def test_a_finished_run_is_walked_through_without_work(copied: str, model: Path, world: Path, tracking: str) -> None:
     recipe = recipe_for(model, world, tracking)
     before = {p: p.stat().st_mtime_ns for p in Path(copied).rglob("*") if p.is_file() and "policy-0" in str(p)}
     for name, index in step_names(recipe):
@@ -95,7 +93,9 @@ def test_no_ground_truth_is_read_after_policy_01(
     }
 
 
-def test_a_changed_recipe_is_refused_naming_keys_and_steps(copied: str, model: Path, world: Path, tracking: str) -> None:
+def test_a_changed_recipe_is_refused_naming_keys_and_steps(
+    copied: str, model: Path, world: Path, tracking: str
+) -> None:
     changed = recipe_for(model, world, tracking, generate={"max_new_tokens": 5, "temperature": 0.9})
     with pytest.raises(StaleOutput, match=r"generate\.temperature: 0\.7 -> 0\.9 \(finished: generate\)"):
         again("preflight", changed, copied, 0)
@@ -137,7 +137,9 @@ def test_preflight_reports_all_findings_at_once(tmp_path: Path, world: Path, tra
     assert "data.sets.dev" in message
 
 
-def test_a_guard_stops_the_run_and_the_failure_is_recorded(copied: str, model: Path, world: Path, tracking: str) -> None:
+def test_a_guard_stops_the_run_and_the_failure_is_recorded(
+    copied: str, model: Path, world: Path, tracking: str
+) -> None:
     recipe = recipe_for(model, world, tracking, guards={"max_chosen_growth": 1.0001})
     with pytest.raises(GuardTripped, match=r"guards\.max_chosen_growth"):
         run_step("judge", recipe, inputs_of("judge", recipe, copied, 2), copied, 2, run_id="attempt-1")
@@ -166,9 +168,7 @@ def test_policy_01_is_the_start_where_there_are_no_seed_preferences(
 
 
 @pytest.mark.parametrize("context", ["none", "fixed", "renew", "shuffled"])
-def test_context_designs(
-    context: str, finished: str, tmp_path: Path, model: Path, world: Path, tracking: str
-) -> None:
+def test_context_designs(context: str, finished: str, tmp_path: Path, model: Path, world: Path, tracking: str) -> None:
     recipe = recipe_for(model, world, tracking, retrospect={"context": context, "max_new_tokens": 6})
     uri = str(tmp_path / "run")
     run_loop(recipe, uri, until=("judge", 2))
