@@ -22,6 +22,8 @@ examples:
 
 A whole run is started with: python -m pipelines run RECIPE --run-uri URI
 """
+WORLD = {"seed": 0, "train": 640, "dev": 300, "test": 300, "seed_preferences": 128}
+"""The demo's world: its seed, and numbers of questions."""
 STEPS = {
     "preflight": "find what would make a run fail",
     "prepare": "decode every video once, check all rows",
@@ -94,8 +96,10 @@ def _add_world(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     actions = world.add_subparsers(title="actions", metavar="ACTION", required=True)
     draw = actions.add_parser("draw", help="draw clips and questions into a folder")
     draw.add_argument("folder", type=Path)
-    for option, number in {"seed": 0, "train": 640, "dev": 300, "test": 300, "seed-preferences": 128}.items():
-        draw.add_argument(f"--{option}", type=_index, default=number, metavar="N", help="(default %(default)s)")
+    for option, number in WORLD.items():
+        draw.add_argument(
+            f"--{option.replace('_', '-')}", type=_index, default=number, metavar="N", help="(default %(default)s)"
+        )
     draw.set_defaults(run=_world_draw)
     build = actions.add_parser("build", help="train the starting model from a seed (minutes), print its gate")
     build.add_argument("folder", type=Path)
