@@ -7,6 +7,7 @@ from rich.table import Table
 
 from isr_dpo import layout
 from isr_dpo.config import Recipe
+from isr_dpo.report.data import grader
 from isr_dpo.report.summary import PolicySummary, Summary, summarise
 
 NOTHING = "–"
@@ -15,16 +16,16 @@ NOTHING = "–"
 def show(console: Console, run_uri: str, recipe: Recipe) -> None:
     """The closing table, and where the report, the models and MLflow's pages are."""
     summary = summarise(run_uri, recipe)
-    console.print(table(summary, grader=recipe.evaluate.grader))
+    console.print(table(summary, graded_by=grader(run_uri, recipe)))
     if summary.best is not None:
         console.print(f"best by {summary.dev} accuracy: {summary.best.name}", highlight=False)
     console.print(f"report:  {layout.report(run_uri)}", soft_wrap=True, highlight=False)
     console.print(f"MLflow:  mlflow ui --backend-store-uri {recipe.tracking.uri}", soft_wrap=True, highlight=False)
 
 
-def table(summary: Summary, *, grader: str) -> Table:
+def table(summary: Summary, *, graded_by: str) -> Table:
     """Figures of the dev set, with 95 % intervals; those of the round beside the policy that came out of it."""
-    made = Table(title=f"{summary.name}: {summary.dev} set, grader {grader}", title_justify="left")
+    made = Table(title=f"{summary.name}: {summary.dev} set, {graded_by}", title_justify="left")
     made.add_column("policy")
     columns = ("accuracy", "score", "words a response", "reward accuracy", "order consistency", "dropped rows")
     for name in columns:
@@ -36,14 +37,16 @@ def table(summary: Summary, *, grader: str) -> Table:
 
 def _cells(policy: PolicySummary, dev: str) -> tuple[str, ...]:
     graded = policy.evaluation.get(dev, {})
-    dropped = sum(policy.dropped.values())
+    dropped = ", ".join(f"{reason} {count}" for reason, count in policy.dropped.items() if count)
     return (
         _interval(graded, "accuracy", scale=100, digits=1),
         _interval(graded, "score", scale=1, digits=2),
         _figure(graded, "words", digits=1),
         _figure(policy.training, "reward_accuracy", digits=2),
         _figure(policy.preferences, "order_consistency", digits=2),
-        f"{dropped} of {int(policy.preferences['rows'])}" if "rows" in policy.preferences else NOTHING,
+        f"{sum(policy.dropped.values())} of {int(policy.preferences['rows'])}\n{dropped}".rstrip()
+        if "rows" in policy.preferences
+        else NOTHING,
     )
 
 

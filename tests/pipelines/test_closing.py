@@ -9,7 +9,11 @@ GRADED = {"accuracy": 0.512, "accuracy_low": 0.4, "accuracy_high": 0.6049, "scor
 def shown(*policies: PolicySummary) -> list[str]:
     console = Console(width=160, record=True, quiet=False)
     with console.capture() as capture:
-        console.print(table(Summary(name="tiny", dev="dev", dataset={}, policies=policies), grader="rules"))
+        console.print(
+            table(
+                Summary(name="tiny", dev="dev", dataset={}, policies=policies), graded_by="rule-based grader (no model)"
+            )
+        )
     return capture.get().splitlines()
 
 
@@ -25,7 +29,7 @@ def test_a_policy_shows_its_figures_with_intervals() -> None:
     (line,) = [line for line in lines if "policy-02" in line]
     for figure in ("51.2 [40.0, 60.5]", "2.50 [2.40, 2.60]", "7.2", "0.61", "0.88", "7 of 100"):
         assert figure in line
-    assert "grader rules" in lines[0]
+    assert "rule-based grader (no model)" in lines[0]
 
 
 def test_what_is_not_there_yet_is_a_dash() -> None:
