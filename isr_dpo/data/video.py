@@ -1,9 +1,10 @@
-"""Video file -> a few frames, uniform over the clip. Frames come from decord, the packets' times from PyAV.
+"""Video file -> a few frames, uniform over the clip, from decord.
 
-decord numbers frames by sorted times and seeks to keyframes by their place in the file. With decord2 3.4 that silently
-gives wrong frames where the two orders differ (HEVC and H.264 with open GOPs, MPEG-4 with B-frames), where packets have
-no times (AVI with B-frames), where an edit list hides frames (clips cut without re-encoding), and near the end of FLV
-files. Such files are read from the start to the last wanted frame instead, which is exact and two to five times slower.
+Every clip is read from its first frame to its last; only the wanted frames are kept. Seeking would be two to five times
+faster, but with decord2 3.4 it silently gives wrong frames where packets are not in the order of their keyframes (HEVC
+and H.264 with open GOPs, MPEG-4 with B-frames) or have no times (AVI with B-frames), and in a damaged file the timing
+of decord's threads decides whether the damage is noticed. Reading through is exact, sees all damage, and its outcome
+depends on the file alone. A clip is decoded once a run, so this costs minutes where training takes hours [O].
 """
 
 from __future__ import annotations
@@ -17,11 +18,9 @@ import numpy as np
 
 from isr_dpo.data.container import announced_size
 
-SAMPLER = "linspace-floor/decord/1"
+SAMPLER = "linspace-floor/decord/2"
 """Part of the frames' cache key: changes whenever the same file would give other pixels."""
 
-_SEEKABLE_FORMATS = ("mov,", "matroska,", "avi")
-"""Where decord's seeks were found exact, given the packets' times and order (MP4, QuickTime, Matroska, WebM, AVI)."""
 _NO_LOST_FRAMES = 1e-9
 """decord's `fault_tol`: a share of the clip's frames. By default decord repeats a neighbour for a frame it lost."""
 
@@ -39,15 +38,6 @@ class Decoded(NamedTuple):
     """Of the frames in the clip, F of them, ascending; repeated where the clip has fewer frames than F."""
     clip_frames: int
     """Frames the clip shows."""
-
-
-class _Timing(NamedTuple):
-    """What the packets say."""
-
-    hidden: int
-    """Packets decoded but never shown (an edit list's)."""
-    seekable: bool
-    """decord's seeks are exact on this file."""
 
 
 def sample_indices(count: int, frames: int) -> tuple[int, ...]:
@@ -70,17 +60,16 @@ def decode(path: str | Path, *, frames: int) -> Decoded:
 
     path = Path(path)
     _check_whole(path)
-    timing = _read_timing(path)
+    hidden = _count_hidden(path)
     decord.logging.set_level(decord.logging.QUIET)
     with _translated():
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1, fault_tol=_NO_LOST_FRAMES)
-    clip_frames = len(reader) - timing.hidden
+    clip_frames = len(reader) - hidden
     if clip_frames < 1:
         raise Unreadable("shows no frame")
     indices = sample_indices(clip_frames, frames)
     with _translated():
-        seek = timing.seekable and _timestamps_ascend(reader)
-        pixels = reader.get_batch(list(indices)).asnumpy() if seek else _read_through(reader, indices)
+        pixels = _read_through(reader, indices)
     return Decoded(pixels, indices, clip_frames)
 
 
@@ -96,7 +85,9 @@ def _check_whole(path: Path) -> None:
         raise Unreadable(f"cut off: the file has {size} bytes of the {announced} it announces")
 
 
-def _read_timing(path: Path) -> _Timing:
+def _count_hidden(path: Path) -> int:
+    """Packets of the default video stream that are decoded and never shown: an edit list hides them, in clips that were
+    cut without re-encoding. decord counts them as frames. Reads packets, decodes nothing."""
     import av
 
     try:
@@ -106,24 +97,12 @@ def _read_timing(path: Path) -> _Timing:
                 raise Unreadable("has no video stream")
             if container.format.name == "mpegts":
                 raise Unreadable("an MPEG transport stream, whose first frames decord loses; convert it to mp4 or mkv")
-            seekable = container.format.name.startswith(_SEEKABLE_FORMATS)
-            packets = [(p.pts, p.is_keyframe, p.is_discard) for p in container.demux(stream) if p.size]
+            hidden = [packet.is_discard for packet in container.demux(stream) if packet.size]
     except av.FFmpegError as error:
         raise Unreadable(f"not a readable video: {error.strerror}") from error
-    if not packets:
+    if not hidden:
         raise Unreadable("has no video frame")
-    hidden = sum(discard for _, _, discard in packets)
-    times = [pts for pts, _, _ in packets if pts is not None]
-    if not seekable or hidden or len(set(times)) < len(packets):
-        return _Timing(hidden, seekable=False)
-    place = {pts: i for i, pts in enumerate(sorted(times))}
-    return _Timing(0, seekable=all(place[pts] == i for i, (pts, key, _) in enumerate(packets) if key))
-
-
-def _timestamps_ascend(reader: Any) -> bool:
-    """As decord sees them; its FFmpeg may know less than PyAV's."""
-    starts = reader.get_frame_timestamp(list(range(len(reader))))[:, 0]
-    return bool((np.diff(starts) > 0).all())
+    return sum(hidden)
 
 
 def _read_through(reader: Any, indices: tuple[int, ...]) -> np.ndarray:
@@ -132,8 +111,17 @@ def _read_through(reader: Any, indices: tuple[int, ...]) -> np.ndarray:
     for i in range(indices[-1] + 1):
         frame = reader.next()
         if i in wanted:
-            kept[i] = frame.asnumpy()
+            kept[i] = _unpad(frame.asnumpy())
     return np.stack([kept[i] for i in indices])
+
+
+def _unpad(frame: np.ndarray) -> np.ndarray:
+    """[H, W, 3] of a frame whose rows decord padded to a multiple of their width, which it shows as [H, W, 4] (seen at
+    16, 24, 32, 48, 96 and 144 pixels)."""
+    height, width, channels = frame.shape
+    if channels == 3:
+        return frame
+    return frame.reshape(height, width * channels)[:, : width * 3].reshape(height, width, 3)
 
 
 @contextmanager
@@ -149,21 +137,9 @@ def _translated() -> Iterator[None]:
         raise Unreadable(_reason(error)) from error
 
 
-_BAD_WIDTH = "decord cannot hold frames of this width (seen with 16, 24, 32, 48, 96 and 144 pixels); convert the video"
-_REASONS = {
-    "duplicate frames": "damaged: some frames cannot be decoded",
-    "Error sending packet": "damaged: the decoder refuses a packet",
-    "REWIND_RETRY": "damaged: a frame is not found again",
-    "must exactly match": _BAD_WIDTH,
-    "strides": _BAD_WIDTH,
-    "Error reading": "not a readable video",
-    "broken metadata": "not a readable video",
-}
-
-
 def _reason(error: BaseException) -> str:
-    """decord's messages carry the time of day and file paths; a reason must be the same in every attempt."""
-    for words, reason in _REASONS.items():
-        if words in str(error):
-            return reason
-    return f"decord cannot read it ({type(error).__name__})"
+    """A few words; decord's own carry the time of day, file paths and which of its threads was first."""
+    text = str(error)
+    if "Error reading" in text or "broken metadata" in text:
+        return "not a readable video"
+    return "damaged: not every frame can be decoded"
