@@ -3,8 +3,9 @@
 Every clip is read from its first frame to its last; only the wanted frames are kept. Seeking would be two to five times
 faster, but with decord2 3.4 it silently gives wrong frames where packets are not in the order of their keyframes (HEVC
 and H.264 with open GOPs, MPEG-4 with B-frames) or have no times (AVI with B-frames), and in a damaged file the timing
-of decord's threads decides whether the damage is noticed. Reading through is exact, sees all damage, and its outcome
-depends on the file alone. A clip is decoded once a run, so this costs minutes where training takes hours [O].
+of decord's threads decides whether the damage is noticed. Reading through is exact, meets all damage (what a codec
+conceals stays unseen), and its outcome depends on the file alone. A clip is decoded once a run, so this costs minutes
+where training takes hours [O].
 """
 
 from __future__ import annotations
