@@ -1,5 +1,6 @@
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,17 @@ def test_a_fault_of_the_disk_as_late_as_fsync_leaves_nothing(
     with pytest.raises(StoreError, match="the disk is full"):
         open_store("run").put(four_mebibytes, str(tmp_path / "run" / "object"))
     assert os.listdir(tmp_path / "run") == []
+
+
+def test_what_a_killed_put_leaves_is_no_object_and_goes_with_its_folder(tmp_path: Path, four_mebibytes: Path) -> None:
+    run = str(tmp_path / "run")
+    killed = "import os, signal; os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n" + PUT
+    done = subprocess.run([sys.executable, "-c", killed, str(four_mebibytes), join(run, "out", "object")])
+    assert done.returncode == -signal.SIGKILL
+    assert len(os.listdir(tmp_path / "run" / "out")) == 1
+    assert open_store(run).list(run) == {}
+    open_store(run).delete(join(run, "out"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_full_disk_on_the_reader_s_side_is_named(tmp_path: Path) -> None:

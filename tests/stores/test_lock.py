@@ -15,7 +15,7 @@ from isr_dpo.stores import join, open_store, read_bytes, write_bytes
 from isr_dpo.stores.lock import owner
 
 SILENT_SECONDS = 2.5
-QUICK = {"patience_seconds": 1.0, "beat_seconds": 0.3, "silent_seconds": SILENT_SECONDS}
+QUICK = {"patience_seconds": 0.7, "beat_seconds": 0.3, "silent_seconds": SILENT_SECONDS}
 on_s3 = pytest.mark.parametrize("run_uri", ["moto", "ceph"], indirect=True)
 
 HOLD = f"""
@@ -33,8 +33,20 @@ except RunBusy as error:
 """
 
 
+SLOWLY = """
+import fcntl, time
+flock = fcntl.flock
+def slowly(file, kind):
+    if kind & fcntl.LOCK_SH:
+        flock(file, fcntl.LOCK_UN)
+        time.sleep(1)
+    flock(file, kind)
+fcntl.flock = slowly
+"""
+
+
 class Start(Protocol):
-    def __call__(self, uri: str, run_id: str) -> "subprocess.Popen[str]": ...
+    def __call__(self, uri: str, run_id: str, *, script: str = HOLD) -> "subprocess.Popen[str]": ...
 
 
 @pytest.fixture
@@ -42,8 +54,8 @@ def start() -> Iterator[Start]:
     """Starts a process that holds the run until its input ends, checking its lock at every line."""
     processes = []
 
-    def begin(uri: str, run_id: str) -> "subprocess.Popen[str]":
-        command = [sys.executable, "-c", HOLD, uri, run_id]
+    def begin(uri: str, run_id: str, *, script: str = HOLD) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-c", script, uri, run_id]
         processes.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
         return processes[-1]
 
@@ -195,6 +207,15 @@ def test_a_deleted_lock_is_made_again(run_uri: str) -> None:
         time.sleep(4 * QUICK["beat_seconds"])
         lock.check()
         assert b"monday" in read_bytes(join(run_uri, "lock.json"))
+
+
+def test_nobody_slips_in_while_flock_turns_exclusive_into_shared(tmp_path: Path, start: Start) -> None:
+    run_lock = tmp_path / "run.lock"
+    first = start(str(tmp_path), "monday", script=SLOWLY + HOLD)
+    while not (run_lock.exists() and run_lock.read_text()):
+        time.sleep(0.01)
+    assert is_refused(str(tmp_path), "tuesday")
+    assert says(first) == "held"
 
 
 def test_a_place_that_cannot_hold_a_run_is_named(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_a_delete_takes_an_object_or_all_below_and_nothing_beside(run_uri: str) 
         assert set(store.list(run_uri)) == left
 
 
+@pytest.mark.parametrize("run_uri", ["moto", "ceph"], indirect=True)
 def test_more_objects_than_a_page_are_listed_and_deleted(run_uri: str) -> None:
     names = {f"part-{i:05d}" for i in range(1003)}
     with ThreadPoolExecutor(8) as threads:  # one client, several threads
