@@ -37,6 +37,9 @@ class Model(Section):
     """Name of the registered model in MLflow."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    cpu_threads: Positive | None = None
+    """On a CPU; none: as many as torch takes. Sums depend on it in their last digits, so a fixed number gives the same
+    bytes on machines with other numbers of cores."""
 
 
 class Data(Section):

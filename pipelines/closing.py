@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -25,9 +26,9 @@ def show(console: Console, run_uri: str, recipe: Recipe) -> None:
 
 def table(summary: Summary, *, graded_by: str) -> Table:
     """Figures of the dev set, with 95 % intervals; those of the round beside the policy that came out of it."""
-    made = Table(title=f"{summary.name}: {summary.dev} set, {graded_by}", title_justify="left")
-    made.add_column("policy")
-    columns = ("accuracy", "score", "words a response", "reward accuracy", "order consistency", "dropped rows")
+    made = Table(title=f"{summary.name}: {summary.dev} set, {graded_by}", title_justify="left", box=box.SIMPLE_HEAD)
+    made.add_column("policy", no_wrap=True)
+    columns = ("accuracy %", "score", "words a\nresponse", "reward\naccuracy", "order\nconsistency", "dropped rows")
     for name in columns:
         made.add_column(name, justify="right")
     for policy in summary.policies:
@@ -40,7 +41,7 @@ def _cells(policy: PolicySummary, dev: str) -> tuple[str, ...]:
     dropped = ", ".join(f"{reason} {count}" for reason, count in policy.dropped.items() if count)
     return (
         _interval(graded, "accuracy", scale=100, digits=1),
-        _interval(graded, "score", scale=1, digits=2),
+        _figure(graded, "score", digits=2),
         _figure(graded, "words", digits=1),
         _figure(policy.training, "reward_accuracy", digits=2),
         _figure(policy.preferences, "order_consistency", digits=2),

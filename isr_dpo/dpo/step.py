@@ -73,4 +73,4 @@ def _log_probs(recipe: Recipe, policy: Policy, pairs: Pairs, title: str) -> Refe
 
 
 def _load(recipe: Recipe, folder: Path) -> Policy:
-    return models.load(folder, dtype="float32", device=recipe.model.device)
+    return models.load(folder, dtype="float32", device=recipe.model.device, cpu_threads=recipe.model.cpu_threads)

@@ -89,4 +89,11 @@ def open_engine(
         return FakeEngine()
     from isr_dpo.engines.hf import HFEngine
 
-    return HFEngine(folder, frames, dtype=model.dtype, device=model.device, batch_rows=settings.batch_rows)
+    return HFEngine(
+        folder,
+        frames,
+        dtype=model.dtype,
+        device=model.device,
+        batch_rows=settings.batch_rows,
+        cpu_threads=model.cpu_threads,
+    )

@@ -40,9 +40,16 @@ class HFEngine:
     """Runs the policy in `folder`. `frames` gives the uint8 [F, H, W, 3] frames of a video key."""
 
     def __init__(
-        self, folder: Path, frames: Callable[[str], np.ndarray], *, dtype: str, device: str, batch_rows: int
+        self,
+        folder: Path,
+        frames: Callable[[str], np.ndarray],
+        *,
+        dtype: str,
+        device: str,
+        batch_rows: int,
+        cpu_threads: int | None = None,
     ) -> None:
-        self._policy = models.load(folder, dtype=dtype, device=device)
+        self._policy = models.load(folder, dtype=dtype, device=device, cpu_threads=cpu_threads)
         self._frames = frames
         self._batch_rows = batch_rows
         self._device = self._policy.model.device

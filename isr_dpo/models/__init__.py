@@ -58,7 +58,7 @@ class Encoded:
     pixels: dict[str, torch.Tensor]
 
 
-def load(folder: Path, *, dtype: str = "float32", device: str = "cpu") -> Policy:
+def load(folder: Path, *, dtype: str = "float32", device: str = "cpu", cpu_threads: int | None = None) -> Policy:
     """Opens the policy in `folder` (safetensors only, no remote code).
 
     Raises:
@@ -72,6 +72,8 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "cpu") -> Policy
     logging.set_verbosity_error()  # it reports its choice of image backend, which frames never reach
     logging.disable_progress_bar()
 
+    if cpu_threads is not None:
+        torch.set_num_threads(cpu_threads)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
