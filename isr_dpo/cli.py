@@ -242,3 +242,7 @@ def _told(promotion: object) -> str:
     verb = "is now" if promotion.done else "would be"
     before = f", after version {promotion.previous}" if promotion.previous else ""
     return f"{promotion.name}: version {promotion.champion} {verb} the champion{before} ({promotion.reason})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 BUILTIN = "builtin:"
+STRICT_CODE = "ISR_DPO_STRICT_CODE"
+"""Set in the environment: finished work of other code is refused, not reused (`pipelines run --strict-code`)."""
 
 
 @dataclass(frozen=True)
@@ -250,11 +252,16 @@ def begin(uri: str, origin: Origin) -> Manifest | Output:
     of the same origin finished.
 
     Raises:
-        StaleOutput: a finished output of another origin stands there.
+        StaleOutput: a finished output of another origin stands there; or of other code, under `STRICT_CODE`.
     """
     standing = find(uri)
     if standing is not None:
         if standing.origin == origin:
+            if os.environ.get(STRICT_CODE) and standing.code_version != code_version():
+                raise StaleOutput(
+                    f"{uri} was made by code {standing.code_version}, this is {code_version()}: use another --run-uri, "
+                    "or leave --strict-code away"
+                )
             return standing
         what = ", ".join(standing.origin.differences(origin))
         raise StaleOutput(

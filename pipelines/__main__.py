@@ -1,11 +1,13 @@
 """`python -m pipelines compile | run`: the loop as a package for a cluster, or on this machine."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from isr_dpo.errors import IsrDpoError
+from isr_dpo.manifest import STRICT_CODE
 from pipelines import recipe_files
 
 RECIPE = "a recipe file, or the name of a packaged recipe (smoke)"
@@ -45,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
         "--run-uri", required=True, metavar="URI", help="where the run lies: a folder, or s3://bucket/prefix"
     )
     run.add_argument("--run-id", metavar="ID", help="who holds the run's lock (default: a new one)")
+    run.add_argument("--strict-code", action="store_true", help="refuse finished work that other code has made")
     run.set_defaults(command=_run)
     for command in (compile_, run):
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
@@ -63,6 +66,8 @@ def _compile(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     recipe = recipe_files.load(options.recipe)
+    if options.strict_code:
+        os.environ[STRICT_CODE] = "1"  # the steps' processes inherit it
     from pipelines.local import run
 
     return run(recipe, options.run_uri, run_id=options.run_id)

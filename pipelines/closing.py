@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -18,6 +17,10 @@ def show(console: Console, run_uri: str, recipe: Recipe) -> None:
     """The closing table, and where the report, the models and MLflow's pages are."""
     summary = summarise(run_uri, recipe)
     console.print(table(summary, graded_by=grader(run_uri, recipe)))
+    console.print()
+    for policy in summary.policies:
+        if dropped := ", ".join(f"{reason} {count}" for reason, count in policy.dropped.items() if count):
+            console.print(f"dropped on the way to {policy.name}: {dropped}", highlight=False)
     if summary.best is not None:
         console.print(f"best by {summary.dev} accuracy: {summary.best.name}", highlight=False)
     console.print(f"report:  {layout.report(run_uri)}", soft_wrap=True, highlight=False)
@@ -26,11 +29,17 @@ def show(console: Console, run_uri: str, recipe: Recipe) -> None:
 
 def table(summary: Summary, *, graded_by: str) -> Table:
     """Figures of the dev set, with 95 % intervals; those of the round beside the policy that came out of it."""
-    made = Table(title=f"{summary.name}: {summary.dev} set, {graded_by}", title_justify="left", box=box.SIMPLE_HEAD)
+    made = Table(
+        title=f"{summary.name}: {summary.dev} set, {graded_by}",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     made.add_column("policy", no_wrap=True)
-    columns = ("accuracy %", "score", "words a\nresponse", "reward\naccuracy", "order\nconsistency", "dropped rows")
+    columns = ("accuracy %", "score", "words a\nresponse", "reward\naccuracy", "order\nconsist.", "rows\ndropped")
     for name in columns:
-        made.add_column(name, justify="right")
+        made.add_column(name, justify="right", no_wrap=True)
     for policy in summary.policies:
         made.add_row(policy.name, *_cells(policy, summary.dev))
     return made
@@ -38,14 +47,13 @@ def table(summary: Summary, *, graded_by: str) -> Table:
 
 def _cells(policy: PolicySummary, dev: str) -> tuple[str, ...]:
     graded = policy.evaluation.get(dev, {})
-    dropped = ", ".join(f"{reason} {count}" for reason, count in policy.dropped.items() if count)
     return (
         _interval(graded, "accuracy", scale=100, digits=1),
         _figure(graded, "score", digits=2),
         _figure(graded, "words", digits=1),
         _figure(policy.training, "reward_accuracy", digits=2),
         _figure(policy.preferences, "order_consistency", digits=2),
-        f"{sum(policy.dropped.values())} of {int(policy.preferences['rows'])}\n{dropped}".rstrip()
+        f"{sum(policy.dropped.values())} of {int(policy.preferences['rows'])}"
         if "rows" in policy.preferences
         else NOTHING,
     )

@@ -1,11 +1,12 @@
 """Whether a run stands complete: asked before anything is started, so that a finished run is not run again."""
 
 import json
+import os
 from collections.abc import Iterator
 
 from isr_dpo import layout, prompts
 from isr_dpo.config import Recipe
-from isr_dpo.manifest import find, verify
+from isr_dpo.manifest import STRICT_CODE, code_version, find, verify
 from isr_dpo.stores import Missing, join, read_bytes, write_bytes
 
 
@@ -31,6 +32,8 @@ def is_complete(run_uri: str, recipe: Recipe) -> bool:
     if mark["recipe_digest"] != recipe.digest() or len(made) < len(standing):
         return False
     if any(manifest.prompts_digest not in current for manifest in made):
+        return False
+    if os.environ.get(STRICT_CODE) and any(manifest.code_version != code_version() for manifest in made):
         return False
     for manifest in made:
         verify(manifest)

@@ -67,10 +67,6 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "cpu", cpu_threa
     family = family_of(folder)
     import torch
     from safetensors import SafetensorError
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()  # it reports its choice of image backend, which frames never reach
-    logging.disable_progress_bar()
 
     if cpu_threads is not None:
         torch.set_num_threads(cpu_threads)
@@ -95,4 +91,8 @@ def family_of(folder: Path) -> ModuleType:
         raise ModelError(f"{folder}/config.json: names no single architecture ({error})") from error
     if architecture not in FAMILIES:
         raise ModelError(f"{folder}: architecture {architecture} is not supported; supported: {', '.join(FAMILIES)}")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # it reports its choice of image backend, which frames never reach
+    logging.disable_progress_bar()
     return importlib.import_module(f"isr_dpo.models.{FAMILIES[architecture]}")

@@ -132,12 +132,6 @@ def rebuild_report(run_uri: str, recipe: Recipe) -> str | None:
     return report.build(run_uri, recipe)
 
 
-def clear_failure(run_uri: str) -> None:
-    """Forgets the recorded failure: a new attempt begins."""
-    uri = layout.failure(run_uri)
-    open_store(uri).delete(uri)
-
-
 def _track(
     name: str, recipe: Recipe, result: StepResult, run_uri: str, index: int, *, run_id: str, started: float
 ) -> None:
@@ -159,15 +153,20 @@ def _track(
 
 
 def _refuse_repeat(run_uri: str, name: str, index: int, run_id: str) -> None:
-    """A retry of the attempt that failed for good fails at once with what was recorded."""
+    """A retry of the attempt that failed for good fails at once with what was recorded; any other record of this step,
+    and one of an earlier attempt, is done with."""
+    uri = layout.failure(run_uri)
     try:
-        failed = json.loads(read_bytes(layout.failure(run_uri)))
+        failed = json.loads(read_bytes(uri))
     except Missing:
         return
-    if (failed["run_id"], failed["step"], failed["index"], failed["retry"]) == (run_id, name, index, False):
+    this_step = (failed["step"], failed["index"]) == (name, index)
+    if this_step and failed["run_id"] == run_id and not failed["retry"]:
         error = IsrDpoError(failed["message"])
         error.exit_code = failed["exit_code"]
         raise error
+    if this_step or failed["run_id"] != run_id:
+        open_store(uri).delete(uri)
 
 
 def _record_failure(error: BaseException, name: str, recipe: Recipe, index: int, run_uri: str, run_id: str) -> None:

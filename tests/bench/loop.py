@@ -5,8 +5,8 @@
 For each run seed and each judge (self, random, longer) the loop runs from the same policy-01 through the ordinary
 steps. Policy-01 and the last policy answer the same held-out questions, graded by the packaged rule-based grader.
 Printed and written to tests/bench/RESULTS.md: accuracy, words, the paired difference between last and first policy, and
-between the self judge and the others, with 95 % intervals clustered by clip. A question's value is its mean over the run
-seeds, so that the interval speaks of clips; the gain by seed stands beside it.
+between the self judge and the others, with 95 % intervals clustered by clip. A question's value is its mean over the
+run seeds, so that the interval speaks of clips; the gain by seed stands beside it.
 """
 
 from __future__ import annotations

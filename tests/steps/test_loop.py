@@ -112,6 +112,18 @@ def test_a_run_is_extended_without_repeating_what_stands(copied: str, model: Pat
     assert all(after[place] == made for place, made in done.items())
 
 
+def test_finished_work_of_other_code_is_refused_when_that_is_asked_for(
+    copied: str, model: Path, world: Path, tracking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_for(model, world, tracking)
+    file = Path(layout.round_output(copied, 1, "responses")) / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"code_version": "0.0+other"}))
+    assert again("generate", recipe, copied, 1).reused
+    monkeypatch.setenv(manifest.STRICT_CODE, "1")
+    with pytest.raises(StaleOutput, match=r"was made by code 0\.0\+other"):
+        again("generate", recipe, copied, 1)
+
+
 def test_an_altered_file_is_found_and_named(copied: str, model: Path, world: Path, tracking: str) -> None:
     recipe = recipe_for(model, world, tracking)
     file = Path(layout.round_output(copied, 1, "responses")) / "part-00000.jsonl"
