@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from isr_dpo import config, layout, manifest, prompts
 from isr_dpo.config import Recipe
@@ -62,35 +63,47 @@ def start_manifest(recipe: Recipe) -> Manifest:
 
 
 def claim(recipe: Recipe, run_uri: str) -> None:
-    """Writes run.json, or agrees with the one that stands: keys that finished work depends on may not have changed.
+    """Writes run.json. Raises StaleOutput as `check_changes` does."""
+    check_changes(recipe, run_uri)
+    tree = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest()}
+    if tree != _standing(run_uri):
+        write_bytes(layout.run_file(run_uri), (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
+
+
+def check_changes(recipe: Recipe, run_uri: str) -> None:
+    """Compares with the recipe of the run that stands at `run_uri`: keys that finished work depends on may not have
+    changed, others may (more iterations extend a run).
 
     Raises:
         StaleOutput: naming the changed keys, their values, and the steps that stand on them.
     """
-    uri = layout.run_file(run_uri)
+    standing = _standing(run_uri)
+    if standing is None or standing["digest"] == recipe.digest():
+        return
+    before = config.flatten(standing["recipe"])
+    now = config.flatten(recipe.model_dump(mode="json"))
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    finished = _finished_steps(run_uri)
+    bound = {key: [step for step in finished if _depends(step, key)] for key in changed}
+    lines = [f"{k}: {before.get(k)!r} -> {now.get(k)!r} (finished: {', '.join(s)})" for k, s in bound.items() if s]
+    if lines:
+        raise StaleOutput(
+            f"{run_uri} holds work of another recipe; finished work is never mixed. Changed:\n  "
+            + "\n  ".join(lines)
+            + "\nUse another --run-uri, or set these keys back"
+        )
+
+
+def _standing(run_uri: str) -> dict[str, Any] | None:
     try:
-        standing = json.loads(read_bytes(uri))
+        tree: dict[str, Any] = json.loads(read_bytes(layout.run_file(run_uri)))
     except Missing:
-        standing = None
-    if standing is not None:
-        before = config.flatten(standing["recipe"])
-        now = config.flatten(recipe.model_dump(mode="json"))
-        changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
-        finished = _finished_steps(run_uri)
-        bound = {
-            key: [s for s in finished if any(key == k or key.startswith(k + ".") for k in config.SECTIONS.get(s, ()))]
-            for key in changed
-        }
-        lines = [f"{k}: {before.get(k)!r} -> {now.get(k)!r} (finished: {', '.join(s)})" for k, s in bound.items() if s]
-        if lines:
-            raise StaleOutput(
-                f"{run_uri} holds work of another recipe; finished work is never mixed. Changed:\n  "
-                + "\n  ".join(lines)
-                + "\nUse another --run-uri, or set these keys back"
-            )
-    tree = {"recipe": recipe.model_dump(mode="json"), "digest": recipe.digest()}
-    if tree != standing:
-        write_bytes(uri, (json.dumps(tree, indent=1, sort_keys=True) + "\n").encode())
+        return None
+    return tree
+
+
+def _depends(step: str, key: str) -> bool:
+    return any(key == k or key.startswith(k + ".") for k in config.SECTIONS.get(step, ()))
 
 
 def _finished_steps(run_uri: str) -> list[str]:

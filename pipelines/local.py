@@ -15,6 +15,7 @@ from rich.console import Console
 from isr_dpo import layout, orphans
 from isr_dpo.config import Recipe
 from isr_dpo.manifest import canonical_digest
+from isr_dpo.preflight import check_changes
 from isr_dpo.stores import open_store
 from isr_dpo.stores.lock import owner
 from pipelines import closing, failure
@@ -30,6 +31,7 @@ def run(recipe: Recipe, run_uri: str, *, run_id: str | None = None) -> int:
 
     Raises:
         RunBusy: another run owns `run_uri`.
+        StaleOutput: `run_uri` holds finished work that another recipe has made; nothing is started then.
         CorruptOutput: of a run that stands complete, a file is missing or differs.
     """
     console = Console(file=sys.stdout)  # the stream itself: the name is redirected later
@@ -37,6 +39,7 @@ def run(recipe: Recipe, run_uri: str, *, run_id: str | None = None) -> int:
         console.print(f"{run_uri}: complete, every output verified; nothing to do", highlight=False)
         closing.show(console, run_uri, recipe)
         return 0
+    check_changes(recipe, run_uri)
     run_id = run_id or uuid.uuid4().hex[:12]
     scratch = SCRATCH / f"{recipe.name}-{canonical_digest(run_uri)[:8]}"
     with owner(run_uri, run_id):

@@ -7,6 +7,7 @@ for what encoding and resizing do, so that the model meets nothing new when it s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -43,13 +44,17 @@ def film(scenes: list[Scene], *, seed: int) -> Clips:
 
 
 def _shrink(frames: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+    """uint8 [frame, height, width, 3] -> uint8 [frame, 3, VIEW_PX, VIEW_PX]."""
+    rows = _filter(("area", "bilinear", "bicubic")[rng.integers(3)], frames.shape[1])  # [VIEW_PX, height]
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
-    size = (VIEW_PX, VIEW_PX)
-    mode = ("area", "bilinear", "bicubic")[rng.integers(3)]
-    small = (
-        F.interpolate(pixels, size, mode="area")
-        if mode == "area"
-        else F.interpolate(pixels, size, mode=mode, antialias=True)
-    )
-    small = (small - 128) * float(rng.uniform(0.93, 1.07)) + 128 + torch.from_numpy(rng.normal(0, 2, (3, 1, 1))).float()
+    small = rows @ pixels @ rows.T
+    tint = torch.from_numpy(rng.normal(0, 2, (3, 1, 1))).float()
+    small = (small - 128) * float(rng.uniform(0.93, 1.07)) + 128 + tint
     return small.clamp(0, 255).round().to(torch.uint8)
+
+
+@cache
+def _filter(mode: str, size: int) -> torch.Tensor:
+    """A separable shrinking filter as a matrix [VIEW_PX, size]: what torch makes of the unit matrix's rows."""
+    smooth = {} if mode == "area" else {"antialias": True}
+    return F.interpolate(torch.eye(size)[None, None], (VIEW_PX, size), mode=mode, **smooth)[0, 0]

@@ -82,9 +82,10 @@ class GateReport:
         lines += [(f"same choice in both orders, {name}", share) for name, share in self.consistency.items()]
         return lines
 
-    def table(self) -> str:
-        """The report for a terminal."""
-        return "\n".join(f"{name:<38} {share}" for name, share in self.lines())
+    def __str__(self) -> str:
+        """The report for a terminal: every figure, then what speaks against the start."""
+        table = [f"{name:<38} {share}" for name, share in self.lines()]
+        return "\n".join([*table, *(self.problems() or ["gate passed: true >= refined >= own >= none >= shuffled"])])
 
 
 def gate(

@@ -17,7 +17,7 @@ from isr_dpo.data.world.scene import QUESTIONS, SLOTS, caption, claim
 
 TASKS = ("answer", "describe", "refine", "judge", "judge_context")
 PROMPTS = prompts.load("world")
-EXTRA_SHARE = 0.3
+EXTRA_SHARE = {"colour": 0.3, "shape": 0.35, "action": 0.4, "pattern": 0.5, "place": 0.55, "landmark": 0.6}
 """Share of answers that go on with a claim about another slot; half of these claims are guessed."""
 DRAFT_FALSE_SHARE = 0.3
 """Share of a draft's slots that are false in the refinement lesson."""
@@ -67,7 +67,7 @@ def corrupt(facts: dict[str, str], share: float, rng: np.random.Generator) -> di
 def response(slot: str, value: str, facts: dict[str, str], rng: np.random.Generator) -> str:
     """An answer that states `value`, sometimes with an extra claim that is a guess half of the time."""
     text = claim(slot, value)
-    if rng.random() < EXTRA_SHARE:
+    if rng.random() < EXTRA_SHARE[slot]:
         extra = str(rng.choice([other for other in SLOTS if other != slot]))
         said = facts[extra] if rng.random() < 0.5 else _guess(extra, rng)
         text += " " + claim(extra, said)

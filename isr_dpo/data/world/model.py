@@ -77,7 +77,7 @@ def new_processor() -> VideoLlavaProcessor:
     }
     return VideoLlavaProcessor(
         image_processor=VideoLlavaImageProcessor(**view),
-        video_processor=VideoLlavaVideoProcessor(**view, do_sample_frames=False),
+        video_processor=VideoLlavaVideoProcessor(**view, do_sample_frames=False, num_frames=FRAMES_SEEN),
         tokenizer=tokenizer,
         patch_size=PATCH_PX,
         vision_feature_select_strategy="default",

@@ -31,8 +31,8 @@ _GROUND = {  # ground, its pattern's shade, landmark
     "meadow": ((160, 205, 140), (115, 165, 95), (35, 40, 30)),
     "sea": ((125, 190, 225), (80, 145, 190), (20, 35, 60)),
     "desert": ((225, 195, 145), (190, 150, 100), (60, 40, 25)),
-    "night": ((45, 45, 80), (75, 80, 125), (235, 235, 215)),
-    "snow": ((246, 248, 252), (203, 210, 224), (50, 55, 65)),
+    "cave": ((45, 45, 80), (75, 80, 125), (235, 235, 215)),
+    "glacier": ((246, 248, 252), (203, 210, 224), (50, 55, 65)),
     "city": ((140, 140, 140), (105, 105, 105), (15, 15, 15)),
 }
 _RADIUS = 0.17  # of the object, as a share of the frame
@@ -41,12 +41,14 @@ _RADIUS = 0.17  # of the object, as a share of the frame
 def render(scene: Scene, indices: npt.ArrayLike | None = None) -> Image:
     """Frames `indices` (default: all FRAMES) of the scene's clip: uint8 [frame, SIZE_PX, SIZE_PX, 3]."""
     steps = np.arange(FRAMES) if indices is None else np.asarray(indices)
-    base = _backdrop(scene.facts["place"], scene.facts["pattern"], scene.facts["landmark"], scene.corner)
     rng = np.random.default_rng(scene.texture)
-    gain = rng.uniform(0.94, 1.06)
-    frames = np.stack([_with_object(base, scene, int(step)) for step in steps])
-    grain = rng.normal(0, 4, (1, SIZE_PX // 8, SIZE_PX // 8, 1)).astype(np.float32).repeat(8, 1).repeat(8, 2)
-    return np.asarray(np.clip(frames * np.float32(gain) + grain, 0, 255), np.uint8)
+    gain = np.float32(rng.uniform(0.94, 1.06))
+    grain = rng.normal(0, 4, (SIZE_PX // 8, SIZE_PX // 8, 1)).astype(np.float32).repeat(8, 0).repeat(8, 1)
+    still = np.clip(_backdrop(scene) * gain + grain, 0, 255).astype(np.uint8)
+    frames = np.repeat(still[None], len(steps), axis=0)
+    for frame, step in zip(frames, steps, strict=True):
+        _paint_object(frame, scene, int(step), gain)
+    return np.asarray(frames, np.uint8)
 
 
 def place_at(scene: Scene, step: int) -> tuple[float, float, float]:
@@ -66,19 +68,17 @@ def _centre(quadrant: int) -> tuple[float, float]:
     return 0.25 + 0.5 * (quadrant % 2), 0.25 + 0.5 * (quadrant // 2)
 
 
-def _with_object(base: npt.NDArray[np.float32], scene: Scene, step: int) -> npt.NDArray[np.float32]:
+def _paint_object(frame: Image, scene: Scene, step: int, gain: np.float32) -> None:
     x, y, radius = place_at(scene, step)
     if radius == 0:
-        return base
-    frame = base.copy()
-    # The sprite is drawn once per radius and pasted at the nearest pixel.
+        return
     half = SIZE_PX // 4
     outline, body = _sprite(scene.facts["shape"], round(radius, 3))
     row, column = round(y * SIZE_PX) - half, round(x * SIZE_PX) - half
     window = frame[row : row + 2 * half, column : column + 2 * half]
-    window += (np.float32(20) - window) * outline[..., None]
-    window += (np.asarray(_OBJECT[scene.facts["colour"]], np.float32) - window) * body[..., None]
-    return frame
+    colour = np.minimum(np.asarray(_OBJECT[scene.facts["colour"]], np.float32) * gain, 255)
+    painted = window + (20 - window) * outline[..., None]
+    window[:] = painted + (colour - painted) * body[..., None]
 
 
 @cache
@@ -111,17 +111,17 @@ def _shrink(mask: npt.NDArray[np.bool_]) -> Mask:
     return np.asarray(mask.reshape(side, 4, side, 4).mean((1, 3)), np.float32)
 
 
-@cache
-def _backdrop(place: str, pattern: str, landmark: str, corner: int) -> npt.NDArray[np.float32]:
-    ground, shade, ink = (np.asarray(colour, np.float32) for colour in _GROUND[place])
-    frame = ground + (shade - ground) * _pattern(pattern)[..., None]
+def _backdrop(scene: Scene) -> npt.NDArray[np.float32]:
+    ground, shade, ink = (np.asarray(colour, np.float32) for colour in _GROUND[scene.facts["place"]])
+    frame = ground + (shade - ground) * _pattern(scene.facts["pattern"])[..., None]
     half = SIZE_PX // 2
-    row, column = corner // 2 * half, corner % 2 * half
+    row, column = scene.corner // 2 * half, scene.corner % 2 * half
     window = frame[row : row + half, column : column + half]
-    window += (ink - window) * _landmark(landmark)[..., None]
+    window += (ink - window) * _landmark(scene.facts["landmark"])[..., None]
     return np.asarray(frame, np.float32)
 
 
+@cache
 def _pattern(pattern: str) -> Mask:
     grid = (np.arange(SIZE_PX) + 0.5) / SIZE_PX * 8  # eight periods a frame
     y, x = np.meshgrid(grid % 1, grid % 1, indexing="ij")

@@ -16,7 +16,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "shape": ("circle", "square", "triangle", "cross", "ring", "diamond"),
     "action": ("rests", "slides", "bounces", "drifts", "blinks", "pulses"),
     "pattern": ("plain", "striped", "barred", "dotted", "checked"),
-    "place": ("meadow", "sea", "desert", "night", "snow", "city"),
+    "place": ("meadow", "sea", "desert", "cave", "glacier", "city"),
     "landmark": ("tree", "house", "flag", "boat", "tower", "gate"),
 }
 """The values of every slot; the first one is the common value."""
