@@ -16,7 +16,7 @@ from isr_dpo.data.world.pixels import FPS, SIZE_PX, render
 from isr_dpo.data.world.scene import QUESTIONS, SLOTS, Scene, caption, claim, sample_scene
 from isr_dpo.errors import DataError
 
-VERSION = 1
+VERSION = 2
 """Raised when the same arguments would draw something else."""
 _SETS = ("train", "dev", "test")
 _FILES = ("train.jsonl", "dev.qa.jsonl", "test.qa.jsonl", "test.qa.official.jsonl")
