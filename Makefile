@@ -31,7 +31,7 @@ demo-s3: $(VENV)/ready  ## the demo with its run in a real S3 store (Ceph RGW fr
 	@$(BIN)/python -m tests.servers.ceph bash -c '$(BIN)/python -m pipelines run pipelines/recipes/smoke.yaml --run-uri "s3://$$RUN_BUCKET/demo"'
 
 test: $(VENV)/ready  ## the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/ready  ## formatting, lint, types, import rules
 	@$(BIN)/ruff format --check .

@@ -7,18 +7,16 @@ step keeps the parts that are done and throws away those of another recipe.
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
 import logging
 import os
 import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
-from importlib import metadata, resources
+from importlib import resources
 from pathlib import Path
-from typing import Any
 
+from isr_dpo.digests import canonical_digest, code_version, hash_file
 from isr_dpo.errors import CorruptOutput, DataError, StaleOutput
 from isr_dpo.stores import Exists, Missing, join, open_store, read_bytes, write_bytes
 
@@ -108,11 +106,6 @@ class Manifest:
 def content_digest(kind: str, files: Mapping[str, File]) -> str:
     """sha256 over the kind and every file's name, size and sha256."""
     return canonical_digest({"kind": kind, "files": {name: [f.size, f.sha256] for name, f in files.items()}})
-
-
-def canonical_digest(tree: Any) -> str:
-    """sha256 of a JSON tree with sorted keys."""
-    return hashlib.sha256(json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def find(uri: str) -> Manifest | None:
@@ -277,26 +270,6 @@ def begin(uri: str, origin: Origin) -> Manifest | Output:
         left = {}
     write_bytes(join(uri, UNFINISHED), marker)
     return Output(uri, origin, {name: size for name, size in left.items() if name != UNFINISHED})
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-@functools.cache
-def code_version() -> str:
-    """The package's version and a digest of its sources."""
-    digest = hashlib.sha256()
-    root = Path(str(resources.files("isr_dpo")))
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    try:
-        version = metadata.version("isr-dpo")
-    except metadata.PackageNotFoundError:
-        version = "0"
-    return f"{version}+{digest.hexdigest()[:12]}"
 
 
 def _create(uri: str, manifest: Manifest) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 
 from isr_dpo import config, layout, manifest, prompts
 from isr_dpo.config import Recipe
+from isr_dpo.digests import code_version, hash_file
 from isr_dpo.errors import IsrDpoError, ModelError, RecipeError, StaleOutput
-from isr_dpo.manifest import File, Manifest, Origin, content_digest, hash_file
+from isr_dpo.manifest import File, Manifest, Origin, content_digest
 from isr_dpo.stores import Missing, join, open_store, read_bytes, write_bytes
 
 
@@ -54,7 +55,7 @@ def start_manifest(recipe: Recipe) -> Manifest:
     return Manifest(
         **vars(Origin("policy", "preflight", {}, "", "")),
         uri=uri,
-        code_version=manifest.code_version(),
+        code_version=code_version(),
         deterministic=True,
         rows=0,
         files=files,

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from isr_dpo import layout, orphans
 from isr_dpo.config import Recipe
-from isr_dpo.manifest import canonical_digest
+from isr_dpo.digests import canonical_digest
 from isr_dpo.preflight import check_changes
 from isr_dpo.stores import open_store
 from isr_dpo.stores.lock import owner

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 from isr_dpo import layout, prompts
 from isr_dpo.config import Recipe
-from isr_dpo.manifest import STRICT_CODE, code_version, find, verify
+from isr_dpo.digests import code_version
+from isr_dpo.manifest import STRICT_CODE, find, verify
 from isr_dpo.stores import Missing, join, read_bytes, write_bytes
 
 

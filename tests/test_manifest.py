@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from isr_dpo import manifest
+from isr_dpo.digests import code_version
 from isr_dpo.errors import CorruptOutput, StaleOutput
 from isr_dpo.manifest import Manifest, Origin, Output
 from isr_dpo.stores import join, open_store, read_bytes, write_bytes
@@ -245,6 +246,6 @@ def test_a_manifest_travels_as_json(tmp_path: Path) -> None:
 
 
 def test_the_code_version_names_package_and_sources() -> None:
-    version, _, digest = manifest.code_version().partition("+")
+    version, _, digest = code_version().partition("+")
     assert version[0].isdigit()
     assert len(digest) == 12

@@ -28,8 +28,9 @@ from isr_dpo.data.decoder import Decoder
 from isr_dpo.data.frames import Encoded, FrameStore, FrameWriter, Indexed, encode, index_name
 from isr_dpo.data.sources import Sources, local_copy
 from isr_dpo.data.video import Unreadable
+from isr_dpo.digests import canonical_digest, hash_file
 from isr_dpo.errors import DataError, StoreError
-from isr_dpo.manifest import Output, canonical_digest, hash_file
+from isr_dpo.manifest import Output
 from isr_dpo.records import Preference, Question, TestRow, read_rows, to_jsonl
 from isr_dpo.stores import Missing
 

@@ -28,9 +28,9 @@ def answer_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Ste
     metrics: dict[str, float] = {}
     todo = {name: out for name, out in standing.items() if isinstance(out, Output)}
     if todo:
-        with opened_engine(recipe, inputs, run_uri) as engine:
-            for name, out in todo.items():
-                done[name] = _answer_set(recipe, inputs, engine, out, name, index)
+        engine = opened_engine(recipe, inputs, run_uri)
+        for name, out in todo.items():
+            done[name] = _answer_set(recipe, inputs, engine, out, name, index)
     for name, made in sorted(done.items()):
         metrics |= {f"{name}/{key}": value for key, value in metrics_of(made).items()}
     return StepResult(bundle("answers", "answer", uri, done), metrics, reused=not todo)

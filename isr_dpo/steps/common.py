@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
 from isr_dpo import engines, layout, manifest, prompts
 from isr_dpo.config import PROMPTED, SECTIONS, Recipe
 from isr_dpo.data.frames import FrameStore
+from isr_dpo.digests import canonical_digest, code_version
 from isr_dpo.engines import Engine
 from isr_dpo.errors import CorruptOutput
 from isr_dpo.manifest import File, Manifest, Origin, Output
@@ -38,7 +38,7 @@ def origin(recipe: Recipe, kind: str, step: str, inputs: Mapping[str, str]) -> O
         kind=kind,
         step=step,
         inputs=dict(sorted(inputs.items())),
-        recipe_section_digest=manifest.canonical_digest(recipe.section(SECTIONS[step])),
+        recipe_section_digest=canonical_digest(recipe.section(SECTIONS[step])),
         prompts_digest=prompts.load(recipe.prompts).digest if step in PROMPTED else "",
     )
 
@@ -79,12 +79,11 @@ def questions(dataset: Manifest) -> list[Question]:
     return rows_of(dataset, Question, "train-")
 
 
-@contextmanager
-def opened_engine(recipe: Recipe, inputs: Inputs, run_uri: str) -> Iterator[Engine]:
+def opened_engine(recipe: Recipe, inputs: Inputs, run_uri: str) -> Engine:
     """The recipe's engine on the policy among `inputs`, with the run's frames."""
     folder = manifest.files(inputs["policy"])
     frames = frame_store(run_uri, inputs["dataset"])
-    yield engines.open_engine(recipe.engine, recipe.model, folder, frames.read)
+    return engines.open_engine(recipe.engine, recipe.model, folder, frames.read)
 
 
 def frame_store(run_uri: str, dataset: Manifest) -> FrameStore:
@@ -108,7 +107,7 @@ def bundle(kind: str, step: str, uri: str, members: Mapping[str, Manifest]) -> M
         inputs={name: made.digest for name, made in sorted(members.items())},
         recipe_section_digest="",
         prompts_digest="",
-        code_version=manifest.code_version(),
+        code_version=code_version(),
         deterministic=all(made.deterministic for made in members.values()),
         rows=sum(made.rows for made in members.values()),
         files=files,

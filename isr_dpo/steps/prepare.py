@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from isr_dpo import layout, manifest, preflight
 from isr_dpo.config import Recipe
 from isr_dpo.data.frames import FrameStore
+from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import StaleOutput
 from isr_dpo.manifest import Manifest, Origin, Output
 from isr_dpo.progress import Progress
@@ -60,7 +61,7 @@ def _frames(recipe: Recipe, policy: Manifest, sources: Sources, run_uri: str) ->
     from isr_dpo.data import dataset
 
     names = [name for name in PROCESSOR_FILES if name in policy.files]
-    processor = manifest.canonical_digest({name: policy.files[name].sha256 for name in names})
+    processor = canonical_digest({name: policy.files[name].sha256 for name in names})
     section = dataset.frames_section(sources, frames=recipe.data.frames, processor=processor)
     out = manifest.begin(layout.frames(run_uri), Origin("frames", "prepare", {}, section, prompts_digest=""))
     if isinstance(out, Output):

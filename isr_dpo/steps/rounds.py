@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from isr_dpo import generate, judge, layout, manifest, preferences, prompts, retrospect
@@ -11,7 +12,7 @@ from isr_dpo.config import Recipe
 from isr_dpo.manifest import Manifest, Output
 from isr_dpo.parts import work_in_parts
 from isr_dpo.progress import Progress
-from isr_dpo.records import Context, Judged, Preference, Responses, to_jsonl
+from isr_dpo.records import Context, Judged, Preference, Question, Responses, to_jsonl
 from isr_dpo.steps.common import (
     Inputs,
     StepResult,
@@ -35,25 +36,24 @@ def generate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> S
     if isinstance(out, Manifest):
         return reused(out)
     rows = questions(inputs["dataset"])
+    template = prompts.load(recipe.prompts).answer
     progress = Progress(f"generate, round {index}", len(rows), "rows")
-    with opened_engine(recipe, inputs, run_uri) as engine:
-        responses = work_in_parts(
-            rows,
-            out,
-            rows_per_part=recipe.engine.rows_per_part,
-            row_type=Responses,
-            work=lambda chunk: generate.generate(
-                chunk,
-                engine,
-                template=prompts.load(recipe.prompts).answer,
-                settings=recipe.generate,
-                seed=recipe.seed,
-                round_index=index,
-                progress=progress,
-            ),
+    engine = opened_engine(recipe, inputs, run_uri)
+
+    def work(chunk: Sequence[Question]) -> list[Responses]:
+        return generate.generate(
+            chunk,
+            engine,
+            template=template,
+            settings=recipe.generate,
+            seed=recipe.seed,
+            round_index=index,
             progress=progress,
         )
-        return sealed(out, generate.metrics(responses), rows=len(rows), deterministic=engine.deterministic)
+
+    per_part = recipe.engine.rows_per_part
+    made = work_in_parts(rows, out, rows_per_part=per_part, row_type=Responses, work=work, progress=progress)
+    return sealed(out, generate.metrics(made), rows=len(made), deterministic=engine.deterministic)
 
 
 def retrospect_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
@@ -63,26 +63,25 @@ def retrospect_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) ->
         return reused(out)
     videos = list(dict.fromkeys(row.video for row in questions(inputs["dataset"])))
     previous = _contexts(inputs["previous"]) if "previous" in inputs else {}
+    loaded = prompts.load(recipe.prompts)
     progress = Progress(f"retrospect, round {index}", len(videos), "videos")
-    with opened_engine(recipe, inputs, run_uri) as engine:
-        rows = work_in_parts(
-            videos,
-            out,
-            rows_per_part=recipe.engine.rows_per_part,
-            row_type=Context,
-            work=lambda chunk: retrospect.retrospect(
-                chunk,
-                previous,
-                engine,
-                prompts=prompts.load(recipe.prompts),
-                settings=recipe.retrospect,
-                seed=recipe.seed,
-                round_index=index,
-                progress=progress,
-            ),
+    engine = opened_engine(recipe, inputs, run_uri)
+
+    def work(chunk: Sequence[str]) -> list[Context]:
+        return retrospect.retrospect(
+            chunk,
+            previous,
+            engine,
+            prompts=loaded,
+            settings=recipe.retrospect,
+            seed=recipe.seed,
+            round_index=index,
             progress=progress,
         )
-        return sealed(out, retrospect.metrics(rows), rows=len(rows), deterministic=engine.deterministic)
+
+    per_part = recipe.engine.rows_per_part
+    made = work_in_parts(videos, out, rows_per_part=per_part, row_type=Context, work=work, progress=progress)
+    return sealed(out, retrospect.metrics(made), rows=len(made), deterministic=engine.deterministic)
 
 
 def judge_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
@@ -94,29 +93,29 @@ def judge_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Step
     contexts = _contexts(inputs["contexts"]) if "contexts" in inputs else None
     if contexts is not None and recipe.retrospect.context == "shuffled":
         contexts = retrospect.shuffled(contexts, seed=recipe.seed, round_index=index)
+    loaded = prompts.load(recipe.prompts)
     progress = Progress(f"judge, round {index}", len(rows), "rows")
-    with opened_engine(recipe, inputs, run_uri) as engine:
-        judged = work_in_parts(
-            rows,
-            out,
-            rows_per_part=recipe.engine.rows_per_part,
-            row_type=Judged,
-            work=lambda chunk: judge.judge(
-                chunk,
-                contexts,
-                engine,
-                prompts=prompts.load(recipe.prompts),
-                settings=recipe.judge,
-                seed=recipe.seed,
-                round_index=index,
-                progress=progress,
-            ),
+    engine = opened_engine(recipe, inputs, run_uri)
+
+    def work(chunk: Sequence[Responses]) -> list[Judged]:
+        return judge.judge(
+            chunk,
+            contexts,
+            engine,
+            prompts=loaded,
+            settings=recipe.judge,
+            seed=recipe.seed,
+            round_index=index,
             progress=progress,
-            prefix="judged",
         )
-        pairs = preferences.preferences(judged)
-        out.write("part-00000.jsonl", to_jsonl(pairs))
-        result = sealed(out, preferences.metrics(judged), rows=len(pairs), deterministic=engine.deterministic)
+
+    per_part = recipe.engine.rows_per_part
+    judged = work_in_parts(
+        rows, out, rows_per_part=per_part, row_type=Judged, work=work, progress=progress, prefix="judged"
+    )
+    pairs = preferences.preferences(judged)
+    out.write("part-00000.jsonl", to_jsonl(pairs))
+    result = sealed(out, preferences.metrics(judged), rows=len(pairs), deterministic=engine.deterministic)
     return _guarded(recipe, result, run_uri, index)
 
 

@@ -20,6 +20,7 @@ from isr_dpo.data.decoder import Decoder
 from isr_dpo.data.frames import FrameStore
 from isr_dpo.data.sources import Sources, read_sources
 from isr_dpo.data.video import Decoded, decode
+from isr_dpo.digests import hash_file
 from isr_dpo.errors import DataError, OutsideError, StoreError
 from isr_dpo.manifest import Manifest, Origin, Output
 from isr_dpo.stores import open_store
@@ -130,7 +131,7 @@ def test_a_clean_world_becomes_frames_and_rows(world: Path, tmp_path: Path) -> N
     videos = read_jsonl(made / "videos.jsonl")
     assert videos[2] == {
         "video": "v2.mp4",
-        "sha256": manifest.hash_file(world / "v2.mp4"),
+        "sha256": hash_file(world / "v2.mp4"),
         "frames": 4,
         "height": 48,
         "width": 64,

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from isr_dpo.data.frames import FrameStore, FrameWriter, encode
+from isr_dpo.digests import hash_file
 from isr_dpo.errors import CorruptOutput, DataError
-from isr_dpo.manifest import hash_file
 
 
 def noise(seed: int, shape: tuple[int, int, int, int] = (4, 30, 50, 3)) -> np.ndarray:
