@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from isr_dpo.data.world.exam import GateReport
-from isr_dpo.data.world.lessons import Carelessness
+from isr_dpo.data.world.lessons import EXTRA_SHARE, Carelessness
 
 _CARD = """---
 license: apache-2.0
@@ -24,6 +24,7 @@ so a gain on it shows that the loop works as a mechanism; it is no evidence for 
 2. *Skills.* The language part is trained on true answers, descriptions, refinements of drafts with false slots, and
    judgements. A judge writes the value it believes, then the label. With a description it believes what it reads
    (a third of the descriptions in these lessons are true, the others partly or mostly false); a tie's label is a coin.
+   {extra_low:.0%} to {extra_high:.0%} of the answers, by slot, go on with a second claim, a guess half of the time.
    Three attention heads are initialised by hand (previous token, option labels seen, equal token) and trained.
 3. *A careless habit.* A last short course says, with the probabilities below, the *common* value of the asked kind in
    place of the true one: a language prior. It touches answers and the judge without a description most, descriptions
@@ -51,6 +52,8 @@ def model_card(report: GateReport, care: Carelessness, *, seed: int, scale: floa
     return _CARD.format(
         parameters=parameters,
         words=words,
+        extra_low=min(EXTRA_SHARE.values()),
+        extra_high=max(EXTRA_SHARE.values()),
         seed=seed,
         shortened="" if scale == 1 else f" --scale {scale}, a shortened course that has not learned to judge",
         careless="\n".join(careless),

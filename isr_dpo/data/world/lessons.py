@@ -17,7 +17,7 @@ from isr_dpo.data.world.scene import QUESTIONS, SLOTS, caption, claim
 
 TASKS = ("answer", "describe", "refine", "judge", "judge_context")
 PROMPTS = prompts.load("world")
-EXTRA_SHARE = {"colour": 0.4, "shape": 0.5, "action": 0.6, "pattern": 0.7, "place": 0.75, "landmark": 0.8}
+EXTRA_SHARE = {"colour": 0.3, "shape": 0.35, "action": 0.4, "pattern": 0.5, "place": 0.55, "landmark": 0.6}
 """Share of answers that go on with a claim about another slot; half of these claims are guessed."""
 DRAFT_FALSE_SHARE = 0.3
 """Share of a draft's slots that are false in the refinement lesson."""

@@ -28,9 +28,9 @@ MUON_RATE, ADAM_RATE = 0.01, 0.002
 SKILLS = {"answer": 0.2, "describe": 0.15, "refine": 0.15, "judge": 0.2, "judge_context": 0.3}
 HABITS = {"answer": 0.35, "describe": 0.15, "refine": 0.1, "judge": 0.2, "judge_context": 0.2}
 CARELESS = Carelessness(
-    answer={"colour": 0.45, "shape": 0.5, "action": 0.5, "pattern": 0.5, "place": 0.45, "landmark": 0.55},
+    answer={"colour": 0.4, "shape": 0.55, "action": 0.55, "pattern": 0.6, "place": 0.45, "landmark": 0.6},
     describe=dict.fromkeys(SLOTS, 0.38),
-    judge={"colour": 0.42, "shape": 0.47, "action": 0.47, "pattern": 0.47, "place": 0.42, "landmark": 0.52},
+    judge={"colour": 0.35, "shape": 0.5, "action": 0.5, "pattern": 0.55, "place": 0.4, "landmark": 0.55},
 )
 """How often the start answers, describes and judges without looking; see the model card."""
 Progress = Callable[[str], None]
