@@ -28,7 +28,7 @@ demo: $(VENV)/ready  ## the whole pipeline on a small world, in minutes
 
 demo-s3: $(VENV)/ready  ## the demo with its run in a real S3 store (Ceph RGW from Debian's packages)
 	@$(BIN)/isr-dpo world draw runs/world
-	@$(BIN)/python -m tests.servers.ceph bash -c '$(BIN)/python -m pipelines run pipelines/recipes/smoke.yaml --run-uri "s3://$$RUN_BUCKET/demo"'
+	@$(BIN)/python -m tests.servers.ceph bash -c '$(BIN)/python -m pipelines run pipelines/recipes/smoke.yaml --run-uri "s3://$$RUN_BUCKET/demo" --set tracking.uri=sqlite:///build/s3/mlflow.db'
 
 test: $(VENV)/ready  ## the tests
 	@$(BIN)/python -m pytest -n auto --dist loadfile

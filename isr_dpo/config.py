@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -235,8 +235,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def parse(text: str, *, where: str = "recipe") -> Recipe:
-    """A recipe from YAML or JSON text.
+def parse(text: str, *, where: str = "recipe", changes: Sequence[str] = ()) -> Recipe:
+    """A recipe from YAML or JSON text, with `changes` such as `train.beta=0.2` made to it.
 
     Raises:
         RecipeError: naming `where`, every offending key with its value, and the accepted keys or values.
@@ -247,6 +247,8 @@ def parse(text: str, *, where: str = "recipe") -> Recipe:
         raise RecipeError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):
         raise RecipeError(f"{where}: a recipe is a mapping of keys, this is {type(tree).__name__}")
+    for change in changes:
+        _change(tree, change)
     try:
         return Recipe.model_validate(tree)
     except ValidationError as error:
@@ -254,13 +256,29 @@ def parse(text: str, *, where: str = "recipe") -> Recipe:
         raise RecipeError("\n".join(f"{where}: {line}" for line in lines)) from error
 
 
-def load(path: str | Path) -> Recipe:
-    """The recipe in the file `path`."""
+def load(path: str | Path, *, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe in the file `path`, with `changes` made to it. Raises RecipeError."""
     path = Path(path)
     try:
-        return parse(path.read_text(encoding="utf-8"), where=str(path))
+        return parse(path.read_text(encoding="utf-8"), where=str(path), changes=changes)
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _change(tree: dict[str, Any], change: str) -> None:
+    """Sets a dotted key of `tree`; the value is read as YAML."""
+    key, equals, value = change.partition("=")
+    if not key or not equals:
+        raise RecipeError(f"change {change!r}: written as key=value, such as train.beta=0.2")
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise RecipeError(f"change {change!r}: {section} is a value, not a section")
+    try:
+        tree[name] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"change {change!r}: the value is not YAML") from error
 
 
 def _explain(error: dict[str, Any]) -> str:

@@ -50,12 +50,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--strict-code", action="store_true", help="refuse finished work that other code has made")
     run.set_defaults(command=_run)
     for command in (compile_, run):
+        command.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="change a key of the recipe, as often as needed",
+        )
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
 
 
 def _compile(options: argparse.Namespace) -> int:
-    recipe = recipe_files.load(options.recipe)
+    recipe = recipe_files.load(options.recipe, changes=options.set)
     from pipelines.package import write
 
     output = options.output or Path("build") / f"{recipe.name}-{options.placement}.yaml"
@@ -65,7 +72,7 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    recipe = recipe_files.load(options.recipe)
+    recipe = recipe_files.load(options.recipe, changes=options.set)
     if options.strict_code:
         os.environ[STRICT_CODE] = "1"  # the steps' processes inherit it
     from pipelines.local import run

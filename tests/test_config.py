@@ -58,6 +58,14 @@ def test_keys_that_must_agree() -> None:
     assert "not a multiple" in refused(SMALL + "train: {batch_pairs: 6, micro_batch_pairs: 4}\n")
 
 
+def test_changes_set_dotted_keys_and_are_checked_like_the_recipe() -> None:
+    recipe = config.parse(SMALL, changes=["train.beta=0.3", "judge.by=random", "evaluate.full_at=[1, 2]"])
+    assert (recipe.train.beta, recipe.judge.by, recipe.evaluate.full_at) == (0.3, "random", (1, 2))
+    for change, said in {"train.bet=1": "train.bet", "train.beta": "key=value", "name.x=1": "not a section"}.items():
+        with pytest.raises(RecipeError, match=said.replace(".", r"\.")):
+            config.parse(SMALL, changes=[change])
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "", "just words"])
 def test_text_that_is_no_recipe(text: str) -> None:
     assert refused(text).startswith("r.yaml:")
