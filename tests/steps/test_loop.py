@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
 
-from isr_dpo import layout, manifest
+from isr_dpo import layout, manifest, preflight
 from isr_dpo.errors import CorruptOutput, DataError, GuardTripped, RecipeError, StaleOutput
 from isr_dpo.steps import run_step
 from isr_dpo.steps.inputs import inputs_of
@@ -201,3 +202,26 @@ def test_context_designs(context: str, finished: str, tmp_path: Path, model: Pat
         assert all(own)
     if context == "renew":
         assert b"previous" not in read(source)
+
+
+def test_an_mlflow_or_a_store_that_is_away_is_found_before_anything_is_spent(
+    tmp_path: Path, model: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        closed = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    for name, value in {
+        "AWS_ENDPOINT_URL": closed,
+        "AWS_ACCESS_KEY_ID": "nobody",
+        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_MAX_ATTEMPTS": "2",
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    recipe = recipe_for(model, world, closed)
+    with pytest.raises(RecipeError, match="preflight") as caught:
+        preflight.check(recipe, "s3://bucket/run")
+    message = str(caught.value)
+    assert message.count(closed) >= 2
+    assert "MLflow" in message
+    assert "s3://bucket" in message
