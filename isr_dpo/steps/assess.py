@@ -14,7 +14,18 @@ from isr_dpo.manifest import Manifest, Output
 from isr_dpo.parts import work_in_parts
 from isr_dpo.progress import Progress
 from isr_dpo.records import Outcome, Prediction, TestRow, read_files
-from isr_dpo.steps.common import Inputs, StepResult, begin, bundle, members, metrics_of, opened_engine, rows_of, sealed
+from isr_dpo.steps.common import (
+    Inputs,
+    StepResult,
+    begin,
+    bundle,
+    members,
+    metrics_of,
+    opened_engine,
+    reused,
+    rows_of,
+    sealed,
+)
 from isr_dpo.stores import join, read_bytes
 
 log = logging.getLogger("isr_dpo")
@@ -24,7 +35,7 @@ def answer_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Ste
     """Greedy answers to the dev set, and to all sets where evaluate.full_at says so: answers/policy-pp/<set>."""
     uri = layout.answers(run_uri, index)
     standing = {name: begin(recipe, "answers", "answer", inputs, join(uri, name)) for name in _sets(recipe, index)}
-    done = {name: out for name, out in standing.items() if isinstance(out, Manifest)}
+    done = {name: reused(out).manifest for name, out in standing.items() if isinstance(out, Manifest)}
     metrics: dict[str, float] = {}
     todo = {name: out for name, out in standing.items() if isinstance(out, Output)}
     if todo:
@@ -41,27 +52,26 @@ def evaluate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> S
     manifest, unless evaluate.required; a later run completes it."""
     uri = layout.evaluation(run_uri, index)
     done: dict[str, Manifest] = {}
-    pending = 0
-    before = {name: made.digest for name, made in inputs.items()}
+    graded, pending = 0, 0
     for name, answers in members(inputs["answers"]).items():
         graded_from = {"answers": answers, "dataset": inputs["dataset"]}
         out = begin(recipe, "evaluation", "evaluate", graded_from, join(uri, f"caption-{name}"))
-        if isinstance(out, Output):
-            before.clear()
+        if isinstance(out, Manifest):
+            done[f"caption-{name}"] = reused(out).manifest
+        else:
             try:
-                out = _grade_set(recipe, inputs["dataset"], answers, out, name, index)
+                done[f"caption-{name}"] = _grade_set(recipe, inputs["dataset"], answers, out, name, index)
+                graded += 1
             except OutsideError as error:
                 if recipe.evaluate.required:
                     raise
                 log.warning("evaluation of policy %d on %s is pending: %s", index, name, error)
                 pending += 1
-                continue
-        done[f"caption-{name}"] = out
     metrics: dict[str, float] = {"pending_sets": pending}
     for directory, made in done.items():
         name = directory.removeprefix("caption-")
         metrics |= {f"{name}/{key}": value for key, value in metrics_of(made).items()}
-    return StepResult(bundle("evaluation", "evaluate", uri, done), metrics, reused=bool(before))
+    return StepResult(bundle("evaluation", "evaluate", uri, done), metrics, reused=not graded and not pending)
 
 
 def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:

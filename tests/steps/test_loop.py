@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from isr_dpo import layout, manifest, preflight
-from isr_dpo.errors import CorruptOutput, DataError, GuardTripped, RecipeError, StaleOutput
+from isr_dpo.errors import CorruptOutput, DataError, GuardTripped, OutsideError, RecipeError, StaleOutput
 from isr_dpo.steps import run_step
 from isr_dpo.steps.inputs import inputs_of
 from tests.loop import read, recipe_for, run_loop, standing, step_names
@@ -225,3 +225,30 @@ def test_an_mlflow_or_a_store_that_is_away_is_found_before_anything_is_spent(
     assert message.count(closed) >= 2
     assert "MLflow" in message
     assert "s3://bucket" in message
+
+
+class AwayGrader:
+    name, model, prompt_digest = "away", "gpt", "0"
+
+    def grade(self, tasks: object) -> list[object]:
+        raise OutsideError("the grader is away")
+
+
+def test_a_grader_that_stays_away_leaves_the_evaluation_pending_and_the_loop_running(
+    copied: str, model: Path, world: Path, tracking: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(layout.evaluation(copied, 3))
+    asked = {"full_at": [1], "grader": "openai"}
+    with monkeypatch.context() as patch:
+        patch.setattr("isr_dpo.evaluate.open_grader", lambda *_: AwayGrader())
+        recipe = recipe_for(model, world, tracking, evaluate=asked)
+        result = again("evaluate", recipe, copied, 3)
+        assert result.metrics == {"pending_sets": 1}
+        assert manifest.find(f"{layout.evaluation(copied, 3)}/caption-dev") is None
+        again("register", recipe, copied, 3)
+        again("report", recipe, copied, 3)
+        with pytest.raises(OutsideError, match="the grader is away"):
+            again("evaluate", recipe_for(model, world, tracking, evaluate=asked | {"required": True}), copied, 3)
+    completed = again("evaluate", recipe_for(model, world, tracking), copied, 3)
+    assert completed.metrics["pending_sets"] == 0
+    assert "dev/accuracy" in completed.metrics
