@@ -22,7 +22,7 @@ examples:
 
 A whole run is started with: python -m pipelines run RECIPE --run-uri URI
 """
-WORLD = {"seed": 0, "train": 640, "dev": 300, "test": 300, "seed_preferences": 128}
+WORLD = {"seed": 0, "train": 700, "dev": 300, "test": 300, "seed_preferences": 120}
 """The demo's world: its seed, and numbers of questions."""
 STEPS = {
     "preflight": "find what would make a run fail",
