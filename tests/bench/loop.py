@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 from pathlib import Path
 
 from isr_dpo import config, layout, manifest
@@ -146,7 +147,8 @@ def report(folder: Path, *, seeds: int, rounds: int) -> str:
 def write(text: str, *, command: str) -> None:
     """Puts the table into RESULTS.md, in place of the one before."""
     begin, end = SECTION
-    block = f"{begin}\n`{command.strip()}`\n\n{text}{end}"
+    where = f"{os.cpu_count()} CPU cores, torch {metadata.version('torch')}, transformers {metadata.version('transformers')}"
+    block = f"{begin}\n## The loop, by judge\n\n`{command.strip()}` on {where}\n\n{text}{end}"
     standing = RESULTS.read_text(encoding="utf-8") if RESULTS.is_file() else f"# Measured\n\n{begin}{end}\n"
     head, _, rest = standing.partition(begin)
     RESULTS.write_text(head + block + rest.partition(end)[2], encoding="utf-8")
