@@ -147,7 +147,8 @@ def report(folder: Path, *, seeds: int, rounds: int) -> str:
 def write(text: str, *, command: str) -> None:
     """Puts the table into RESULTS.md, in place of the one before."""
     begin, end = SECTION
-    where = f"{os.cpu_count()} CPU cores, torch {metadata.version('torch')}, transformers {metadata.version('transformers')}"
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers"))
+    where = f"{os.cpu_count()} CPU cores, {versions}"
     block = f"{begin}\n## The loop, by judge\n\n`{command.strip()}` on {where}\n\n{text}{end}"
     standing = RESULTS.read_text(encoding="utf-8") if RESULTS.is_file() else f"# Measured\n\n{begin}{end}\n"
     head, _, rest = standing.partition(begin)

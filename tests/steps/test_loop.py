@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import socket
 from pathlib import Path
@@ -212,8 +213,8 @@ def test_an_mlflow_or_a_store_that_is_away_is_found_before_anything_is_spent(
         closed = f"http://127.0.0.1:{probe.getsockname()[1]}"
     for name, value in {
         "AWS_ENDPOINT_URL": closed,
-        "AWS_ACCESS_KEY_ID": "nobody",
-        "AWS_SECRET_ACCESS_KEY": "nothing",
+        "AWS_ACCESS_KEY_ID": secrets.token_hex(8),
+        "AWS_SECRET_ACCESS_KEY": secrets.token_hex(16),
         "AWS_MAX_ATTEMPTS": "2",
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     }.items():
