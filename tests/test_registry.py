@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import secrets
 import sys
 import types
 import uuid
@@ -220,7 +221,8 @@ def test_a_real_server_takes_an_s3_policy_and_it_loads_from_there(
     storage.start()
     try:
         endpoint = "http://{}:{}".format(*storage.get_host_and_port())
-        keys = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
+        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        keys = {**{name: secrets.token_hex(16) for name in names}, "AWS_DEFAULT_REGION": "us-east-1"}
         for key, value in {**keys, "MLFLOW_S3_ENDPOINT_URL": endpoint}.items():
             monkeypatch.setenv(key, value)
         s3 = boto3.client("s3", endpoint_url=endpoint)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from typing import Any
 from openai.types.chat import ChatCompletion
 from pydantic import BaseModel, ConfigDict
 
-KEY = "sk-test-key"
+KEY = secrets.token_hex(16)
 
 
 class _Message(BaseModel):

@@ -1,4 +1,5 @@
 import os
+import secrets
 import socket
 import threading
 import time
@@ -75,7 +76,7 @@ def test_a_missing_bucket_is_named(run_uri: str) -> None:
 
 @on_ceph
 def test_a_wrong_secret_is_named(run_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secrets.token_hex(16))
     s3._client.cache_clear()
     for action in actions(run_uri):
         with pytest.raises(StoreError, match=r"refuses access to bucket 'runs' .*AWS_SECRET_ACCESS_KEY") as error:
@@ -97,8 +98,8 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
 
     def point(port: int) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", secrets.token_hex(8))
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secrets.token_hex(16))
         s3._client.cache_clear()
 
     yield point
