@@ -1,12 +1,15 @@
 """What the terminal shows at the end of a run: a line a policy."""
 
+import shutil
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
 from isr_dpo import layout
-from isr_dpo.config import Recipe
+from isr_dpo.config import Recipe, Tracking
 from isr_dpo.report.data import grader
 from isr_dpo.report.summary import PolicySummary, Summary, summarise
 
@@ -23,8 +26,24 @@ def show(console: Console, run_uri: str, recipe: Recipe) -> None:
             console.print(f"dropped on the way to {policy.name}: {dropped}", highlight=False)
     if summary.best is not None:
         console.print(f"best by {summary.dev} accuracy: {summary.best.name}", highlight=False)
-    console.print(f"report:  {layout.report(run_uri)}", soft_wrap=True, highlight=False)
-    console.print(f"MLflow:  mlflow ui --backend-store-uri {recipe.tracking.uri}", soft_wrap=True, highlight=False)
+    name, tracking = recipe.model.registered_name, recipe.tracking.uri
+    elsewhere = "" if tracking == Tracking().uri else f" --tracking-uri {tracking}"
+    asked = f"ask VIDEO 'QUESTION' --model models:/{name}@challenger{elsewhere}"
+    for what, said in {
+        "report": layout.report(run_uri),
+        "MLflow": f"{_program('mlflow')} ui --backend-store-uri {tracking}",
+        "ask it": f"{_program('isr-dpo')} {asked}",
+        "promote": f"{_program('isr-dpo')} promote {name}{elsewhere}",
+    }.items():
+        console.print(f"{what + ':':<9}{said}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _program(name: str) -> str:
+    """How this shell can call a program of this environment."""
+    path = Path(sys.executable).with_name(name)
+    if shutil.which(name) == str(path):
+        return name
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
 def table(summary: Summary, *, graded_by: str) -> Table:
