@@ -101,12 +101,10 @@ def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> S
 
 def report_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
     """Rebuilds <run>/report/index.html from the run's files."""
-    from isr_dpo import report, tracking
+    from isr_dpo import report
 
     uri = report.build(run_uri, recipe)
     log.info("report: %s", uri)
-    if index == recipe.iterations:
-        tracking.finish(recipe, run_uri=run_uri)
     return StepResult(inputs["registered"], {}, reused=False, page=read_bytes(uri).decode())
 
 

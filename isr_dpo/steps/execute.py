@@ -39,8 +39,6 @@ STEPS: Mapping[str, Callable[[Recipe, Inputs, str, int], StepResult]] = {
     "register": register_step,
     "report": report_step,
 }
-UNTRACKED = ("preflight", "register", "report")
-"""Steps without a nested MLflow run: register writes to the registry itself, the others make no figures."""
 
 
 class Artifact(Protocol):
@@ -111,8 +109,7 @@ def run_step(
     started = time.time()
     try:
         result = STEPS[name](recipe, inputs, run_uri, index)
-        if name not in UNTRACKED:
-            _track(name, recipe, result, run_uri, index, run_id=run_id, started=started)
+        _track(name, recipe, result, run_uri, index, run_id=run_id, started=started)
     except BaseException as error:
         _record_failure(error, name, recipe, index, run_uri, run_id)
         raise
@@ -149,7 +146,9 @@ def _track(
     with tracking.step_run(recipe, run_uri=run_uri, run_id=run_id, step=name, index=index, started=started) as run:
         run.log({**result.metrics, "seconds": time.time() - started})
         run.tag({"uri": made.uri, "digest": made.digest, **{f"input.{k}": d for k, d in made.inputs.items()}})
-    write_bytes(uri, result.manifest.digest.encode())
+    if (name, index) == ("report", recipe.iterations):
+        tracking.finish(recipe, run_uri=run_uri)
+    write_bytes(uri, made.digest.encode())
 
 
 def _refuse_repeat(run_uri: str, name: str, index: int, run_id: str) -> None:
@@ -185,7 +184,7 @@ def _record_failure(error: BaseException, name: str, recipe: Recipe, index: int,
         write_bytes(layout.failure(run_uri), (json.dumps(tree, indent=1) + "\n").encode())
     except (IsrDpoError, OSError) as second:  # the store itself may be what failed
         log.warning("the failure could not be recorded: %s", second)
-    if name in UNTRACKED or isinstance(error, OutsideError):
+    if name == "preflight" or isinstance(error, OutsideError):  # what is missing may be MLflow
         return
     from isr_dpo import tracking
 

@@ -14,6 +14,7 @@ from isr_dpo import layout, manifest, preflight
 from isr_dpo.errors import CorruptOutput, DataError, GuardTripped, OutsideError, RecipeError, StaleOutput
 from isr_dpo.steps import run_step
 from isr_dpo.steps.inputs import inputs_of
+from isr_dpo.tracking import finished_steps
 from tests.loop import read, recipe_for, run_loop, standing, step_names
 
 
@@ -55,6 +56,11 @@ def test_every_output_of_the_layout_stands_with_its_manifest(
     assert made["policy-02"].inputs["preferences"] == made["1/preferences"].digest
     assert made["2/contexts"].inputs["previous"] == made["1/contexts"].digest
     assert Path(finished, "report", "index.html").is_file()
+
+
+def test_every_step_has_its_nested_run_in_mlflow(finished: str, model: Path, world: Path, tracking: str) -> None:
+    recipe = recipe_for(model, world, tracking)
+    assert finished_steps(recipe, run_uri=finished) == set(step_names(recipe))
 
 
 def test_a_finished_run_is_walked_through_without_work(copied: str, model: Path, world: Path, tracking: str) -> None:
