@@ -6,7 +6,6 @@ import argparse
 import json
 import logging
 import sys
-import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -144,9 +143,10 @@ def _step(options: argparse.Namespace) -> None:
     from isr_dpo.stores.lock import owner
 
     recipe = config.load(options.recipe)
-    with owner(options.run_uri, uuid.uuid4().hex[:12]):
+    run_id = steps.new_run_id()
+    with owner(options.run_uri, run_id):
         inputs = inputs_of(options.step, recipe, options.run_uri, options.index)
-        result = steps.run_step(options.step, recipe, inputs, options.run_uri, options.index)
+        result = steps.run_step(options.step, recipe, inputs, options.run_uri, options.index, run_id=run_id)
     print(json.dumps({"uri": result.manifest.uri, "digest": result.manifest.digest, "metrics": dict(result.metrics)}))
 
 

@@ -6,6 +6,6 @@ output stands complete; heavy imports happen after that check.
 """
 
 from isr_dpo.steps.common import StepResult
-from isr_dpo.steps.execute import STEPS, execute, rebuild_report, run_step
+from isr_dpo.steps.execute import STEPS, execute, new_run_id, rebuild_report, run_step
 
-__all__ = ["STEPS", "StepResult", "execute", "rebuild_report", "run_step"]
+__all__ = ["STEPS", "StepResult", "execute", "new_run_id", "rebuild_report", "run_step"]

@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,7 +16,7 @@ from isr_dpo import config, layout
 from isr_dpo.config import Recipe
 from isr_dpo.errors import IsrDpoError, OutsideError, RecipeError
 from isr_dpo.manifest import Manifest
-from isr_dpo.orphans import die_with
+from isr_dpo.orphans import DRIVER_PID, die_with
 from isr_dpo.progress import speak
 from isr_dpo.steps.assess import answer_step, evaluate_step, register_step, report_step
 from isr_dpo.steps.common import Inputs, StepResult
@@ -76,7 +77,7 @@ def execute(
     speak()
     for chatty in ("httpx", "alembic", "mlflow", "botocore"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    if driver := os.environ.get("ISR_DPO_DRIVER_PID"):
+    if driver := os.environ.get(DRIVER_PID):
         die_with(int(driver))
     parsed = config.parse(recipe)
     if expected_digest is not None and parsed.digest() != expected_digest:
@@ -97,13 +98,15 @@ def execute(
 
 
 def run_step(
-    name: str, recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, run_id: str = "direct"
+    name: str, recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, run_id: str | None = None
 ) -> StepResult:
-    """Runs one step, tracks it in MLflow, and records a failure in <run>/failed.json.
+    """Runs one step, tracks it in MLflow, and records a failure in <run>/failed.json. Without `run_id` each call is an
+    attempt of its own.
 
     Raises:
         IsrDpoError: the step's; a permanent one of the same run attempt is raised again without trying.
     """
+    run_id = run_id or new_run_id()
     _refuse_repeat(run_uri, name, index, run_id)
     log.info("%s", title(name, index))
     started = time.time()
@@ -116,6 +119,11 @@ def run_step(
     what = "stood complete" if result.reused else "done"
     log.info("%s: %s, %.1f s", title(name, index), what, time.time() - started)
     return result
+
+
+def new_run_id() -> str:
+    """An id that no other attempt has."""
+    return uuid.uuid4().hex[:12]
 
 
 def rebuild_report(run_uri: str, recipe: Recipe) -> str | None:

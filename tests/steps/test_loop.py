@@ -171,6 +171,15 @@ def test_a_guard_stops_the_run_and_the_failure_is_recorded(
     assert not Path(layout.round_output(copied, 2, "preferences")).exists()
 
 
+def test_a_step_run_again_by_hand_is_tried_again_after_a_permanent_failure(
+    copied: str, model: Path, world: Path, tracking: str
+) -> None:
+    with pytest.raises(GuardTripped):
+        again("judge", recipe_for(model, world, tracking, guards={"max_chosen_growth": 1.0001}), copied, 2)
+    assert again("judge", recipe_for(model, world, tracking), copied, 2).reused
+    assert not Path(layout.failure(copied)).exists()
+
+
 def test_policy_01_is_the_start_where_there_are_no_seed_preferences(
     tmp_path: Path, model: Path, world: Path, tracking: str
 ) -> None:
