@@ -1,32 +1,44 @@
-"""Ask a policy about a video file: what `isr-dpo ask` and the registered model's pyfunc flavour do."""
+"""Ask a policy about video files: what `isr-dpo ask` and the registered model's pyfunc flavour do."""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
+import numpy as np
+
 from isr_dpo import models, prompts
+from isr_dpo.data.video import Unreadable, decode
 from isr_dpo.engines import Sample
+from isr_dpo.engines.hf import HFEngine
 from isr_dpo.errors import DataError
 
 
-def ask(folder: Path, video: Path, question: str, *, max_new_tokens: int = 256) -> str:
-    """The greedy answer of the policy in `folder` to `question` about the file `video`.
+class Answerer:
+    """The policy in `folder`, its weights loaded at the first question and kept. Raises ModelError: no policy there."""
 
-    Raises:
-        ModelError: no policy there. DataError: the video cannot be read.
-    """
-    if not question.strip():
-        raise DataError("the question is empty")
-    from isr_dpo.data.video import Unreadable, decode
-    from isr_dpo.engines.hf import HFEngine
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._family = models.family_of(folder)
+        self._frames: dict[str, np.ndarray] = {}
 
-    family = models.family_of(folder)
-    try:
-        decoded = decode(video, frames=family.frames(folder))
-    except Unreadable as error:
-        raise DataError(f"{video}: {error}") from error
-    frames = family.resizer(folder)(decoded.frames)
-    engine = HFEngine(folder, lambda _: frames, dtype="float32", device="auto", batch_rows=1)
-    prompt = prompts.load("lmm").answer.render(question=question)
-    ((text,),) = engine.sample([Sample(str(video), prompt, (0,), 0.0, 1.0, max_new_tokens)])
-    return text.text
+    def ask(self, video: Path, question: str, *, max_new_tokens: int = 256) -> str:
+        """The greedy answer to `question` about the file `video`.
+
+        Raises:
+            DataError: the question is empty, or the video cannot be read.
+        """
+        if not question.strip():
+            raise DataError("the question is empty")
+        try:
+            decoded = decode(video, frames=self._family.frames(self._folder))
+        except Unreadable as error:
+            raise DataError(f"{video}: {error}") from error
+        self._frames = {str(video): self._family.resizer(self._folder)(decoded.frames)}
+        prompt = prompts.load("lmm").answer.render(question=question)
+        ((text,),) = self._engine.sample([Sample(str(video), prompt, (0,), 0.0, 1.0, max_new_tokens)])
+        return text.text
+
+    @functools.cached_property
+    def _engine(self) -> HFEngine:
+        return HFEngine(self._folder, lambda key: self._frames[key], dtype="float32", device="auto", batch_rows=1)

@@ -8,9 +8,13 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from isr_dpo import config, layout
 from isr_dpo.errors import DataError, IsrDpoError, RecipeError
+
+if TYPE_CHECKING:
+    from isr_dpo.registry import Promotion
 
 EPILOG = """\
 examples:
@@ -153,9 +157,9 @@ def _step(options: argparse.Namespace) -> None:
 def _ask(options: argparse.Namespace) -> None:
     if not options.video.is_file():
         raise DataError(f"{options.video}: no such file")
-    from isr_dpo.ask import ask
+    from isr_dpo.ask import Answerer
 
-    print(ask(_policy_folder(options.model, options.tracking_uri), options.video, options.question))
+    print(Answerer(_policy_folder(options.model, options.tracking_uri)).ask(options.video, options.question))
 
 
 def _policy_folder(model: str, tracking_uri: str) -> Path:
@@ -235,10 +239,7 @@ def _rollback(options: argparse.Namespace) -> None:
     print(_told(registry.rollback(options.name, uri=options.tracking_uri, dry_run=options.dry_run)))
 
 
-def _told(promotion: object) -> str:
-    from isr_dpo.registry import Promotion
-
-    assert isinstance(promotion, Promotion)
+def _told(promotion: Promotion) -> str:
     verb = "is now" if promotion.done else "would be"
     before = f", after version {promotion.previous}" if promotion.previous else ""
     return f"{promotion.name}: version {promotion.champion} {verb} the champion{before} ({promotion.reason})"

@@ -140,7 +140,7 @@ def _check_sources(recipe: Recipe) -> None:
     if missing:
         hint = (
             "\n    (the demo world's files are drawn by: isr-dpo world draw runs/world)"
-            if "world" in recipe.data.train
+            if recipe.model.start == "builtin:world"
             else ""
         )
         raise RecipeError("\n  - ".join(missing) + hint)

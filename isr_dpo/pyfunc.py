@@ -6,12 +6,16 @@ one a row; a DataFrame with these columns or a list of such dictionaries does as
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from isr_dpo.ask import Answerer
 
 NAME = "MLmodel"
 _COLUMNS = ("video", "question")
@@ -44,10 +48,14 @@ class PolicyModel:
 
     def predict(self, table: Any, params: Any = None) -> list[str]:
         """An answer for each row of a DataFrame with the columns `video` (a path) and `question`."""
-        from isr_dpo.ask import ask  # brings the model classes
-
         rows = zip(*(table[name] for name in _COLUMNS), strict=True)
-        return [ask(self._folder, Path(video), question) for video, question in rows]
+        return [self._answerer.ask(Path(video), question) for video, question in rows]
+
+    @functools.cached_property
+    def _answerer(self) -> Answerer:
+        from isr_dpo.ask import Answerer  # brings the model classes
+
+        return Answerer(self._folder)
 
 
 def _load_pyfunc(path: str) -> PolicyModel:

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,18 +60,6 @@ class StepRun:
             self.client.log_batch(self.run_id, tags=_tags({PREFIX + key: value for key, value in tags.items()}))
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A step that is done and not yet logged; `started` and `ended` in seconds since the epoch."""
-
-    step: str
-    index: int
-    started: float
-    ended: float
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]
-
-
 @contextlib.contextmanager
 def step_run(
     recipe: Recipe, *, run_uri: str, run_id: str, step: str, index: int, started: float | None = None
@@ -102,21 +90,6 @@ def step_run(
         raise
     with translated(uri):
         client.set_terminated(nested, "FINISHED")
-
-
-def log_finished(recipe: Recipe, steps: Iterable[Finished], *, run_uri: str, run_id: str) -> None:
-    """Logs steps that ended before, each as its nested run with its own begin and end: one opening of MLflow, the dear
-    part, for all of them. Raises OutsideError."""
-    uri = tracking_uri(recipe)
-    client = open_client(uri)
-    with translated(uri):
-        parent, key = _parent(client, recipe, run_uri=run_uri, run_id=run_id), _key(recipe, run_uri)
-        for done in steps:
-            nested = _nested(client, parent, key, step=done.step, index=done.index, started=done.started)
-            run = StepRun(client, uri, run_id=nested, parent_id=parent, step=done.step, index=done.index)
-            run.log(done.metrics)
-            run.tag(done.tags)
-            client.set_terminated(nested, "FINISHED", end_time=int(done.ended * 1000))
 
 
 def finish(recipe: Recipe, *, run_uri: str) -> None:

@@ -38,8 +38,15 @@ def loading(monkeypatch: pytest.MonkeyPatch) -> Iterator[types.ModuleType]:
     """mlflow with its addresses restored afterwards, and a policy that repeats what it is asked."""
     import mlflow
 
+    class Answerer:
+        def __init__(self, folder: Path) -> None:
+            self.weights = (folder / "weights").read_text()
+
+        def ask(self, video: Path, question: str) -> str:
+            return f"{self.weights} {video} {question}"
+
     ask = types.ModuleType("isr_dpo.ask")
-    ask.ask = lambda folder, video, question: f"{(folder / 'weights').read_text()} {video} {question}"  # type: ignore[attr-defined]
+    ask.Answerer = Answerer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "isr_dpo.ask", ask)
     tracking, registered = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     yield mlflow

@@ -87,21 +87,6 @@ def test_a_run_begins_when_the_work_began(recipe: Recipe) -> None:
     assert runs_of(recipe)["judge round-01"].info.start_time == 1_700_000_000_500
 
 
-def test_steps_can_be_logged_together_after_they_ended_and_only_once(recipe: Recipe) -> None:
-    done = [
-        tracking.Finished("generate", i, 1000.0 * i, 1000.0 * i + 5, {"rows": 2.0 * i}, {"digest": f"d{i}"})
-        for i in (1, 2)
-    ]
-    for steps in (done[:1], done):
-        tracking.log_finished(recipe, steps, run_uri="u", run_id="r")
-    runs = runs_of(recipe)
-    assert set(runs) == {"small", "generate round-01", "generate round-02"}
-    second = runs["generate round-02"]
-    assert (second.info.status, second.info.start_time, second.info.end_time) == ("FINISHED", 2_000_000, 2_005_000)
-    assert (second.data.metrics["generate/rows"], second.data.tags["isr_dpo.digest"]) == (4.0, "d2")
-    assert tracking.finished_steps(recipe, run_uri="u") == {("generate", 1), ("generate", 2)}
-
-
 def test_a_failed_step_says_why_and_a_retry_clears_it(recipe: Recipe) -> None:
     with (
         pytest.raises(ValueError, match="too hot"),

@@ -11,9 +11,6 @@ from isr_dpo.manifest import Manifest
 from isr_dpo.steps.common import bundle
 from isr_dpo.stores import join
 
-OF_A_ROUND = ("generate", "retrospect", "judge", "train")
-"""Steps whose index is the round; of the others but preflight and prepare it is the policy."""
-
 
 def inputs_of(name: str, recipe: Recipe, run_uri: str, index: int) -> dict[str, Manifest]:
     """The manifests that step `name` of round or policy `index` takes.

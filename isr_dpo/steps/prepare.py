@@ -67,7 +67,7 @@ def _frames(recipe: Recipe, policy: Manifest, sources: Sources, run_uri: str) ->
     if isinstance(out, Output):
         from isr_dpo import models
 
-        folder = manifest.files(policy, {*names, "config.json"} | _tokenizer_files(policy))
+        folder = manifest.files(policy, [name for name in policy.files if not name.endswith(".safetensors")])
         progress = Progress("prepare", len(sources.videos), "videos")
         seen = 0
 
@@ -88,8 +88,3 @@ def _frames(recipe: Recipe, policy: Manifest, sources: Sources, run_uri: str) ->
         return out.seal(rows=len(sources.videos), deterministic=True)
     manifest.verify(out)
     return out
-
-
-def _tokenizer_files(policy: Manifest) -> set[str]:
-    """All but the weights: a processor loads with its tokenizer."""
-    return {name for name in policy.files if not name.endswith(".safetensors")}

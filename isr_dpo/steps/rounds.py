@@ -148,7 +148,7 @@ def train_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Step
             round_index=index,
             folder=Path(folder),
         )
-        (Path(folder) / "policy" / "MLmodel").write_bytes(pyfunc.mlmodel_file())
+        (Path(folder) / "policy" / pyfunc.NAME).write_bytes(pyfunc.mlmodel_file())
         training.put_folder(Path(folder) / "training")
         sealed(training, metrics, rows=len(pairs), deterministic=recipe.model.device == "cpu")
         out.put_folder(Path(folder) / "policy")
