@@ -24,25 +24,28 @@ def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [sys.executable, "-m", "tests.loop", str(model), str(folder / "world"), f"sqlite:///{folder}/mlflow.db"]
 
 
+def outputs(run: str) -> int:
+    """Files that the run has written so far."""
+    return sum(1 for path in Path(run).rglob("*.json*") if path.is_file())
+
+
+def kill_at(command: list[str], run: str, files: int) -> None:
+    """Starts the loop and kills it as soon as it has written so many files."""
+    process = subprocess.Popen([*command, run], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while outputs(run) < files:
+        assert process.poll() is None, f"the loop ended with {outputs(run)} files, before {files}"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+
+
 def test_a_loop_killed_again_and_again_ends_with_the_same_bytes(command: list[str], tmp_path: Path) -> None:
     undisturbed, killed = str(tmp_path / "undisturbed"), str(tmp_path / "killed")
-    started = time.monotonic()
     subprocess.run([*command, undisturbed], check=True, capture_output=True)
-    whole = time.monotonic() - started
-    moments = random.Random(0)
-    kills = 0
-    for share in (0.35, 0.5, 0.6, 0.75):
-        process = subprocess.Popen([*command, killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            process.wait(timeout=whole * share * moments.uniform(0.8, 1.2))
-            break
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            kills += 1
+    for files in sorted(random.Random(0).sample(range(5, outputs(undisturbed) - 8), 4)):
+        kill_at(command, killed, files)
     last = subprocess.run([*command, killed], check=False, capture_output=True, text=True)
     assert last.returncode == 0, last.stderr[-2000:]
-    assert kills >= 2
     recipe = recipe_for(Path(command[3]), Path(command[4]), command[5])
     ours, theirs = standing(recipe, killed), standing(recipe, undisturbed)
     assert ours.keys() == theirs.keys()
