@@ -21,6 +21,7 @@ from transformers import LogitsProcessor, StoppingCriteria
 from isr_dpo import models
 from isr_dpo.engines import Choice, Choose, Progress, Sample, Text
 from isr_dpo.errors import ModelError
+from isr_dpo.models.common import batch_videos, place
 
 BUCKET = 16
 """Tokens. Costs at most 15 padded positions a row."""
@@ -128,13 +129,15 @@ class HFEngine:
         for number, row in enumerate(filled):
             ids[number, length - len(row.ids) :] = torch.tensor(row.ids)
             mask[number, length - len(row.ids) :] = 1
-        videos = {video: self._frames(video) for video in {r.video for r in filled}}
-        chat = self._policy.chat("")
-        encoded = self._policy.encode([chat] * len(filled), [videos[r.video] for r in filled])
-        tensors = {"input_ids": ids, "attention_mask": mask, **encoded.pixels}
+        names = list(dict.fromkeys(row.video for row in filled))
+        encoded = self._policy.encode([self._policy.chat("")] * len(names), [self._frames(name) for name in names])
+        videos = dict(zip(names, encoded.videos, strict=True))
+        policy, ids = self._policy, ids.to(self._device)
         return {
-            name: tensor.to(self._device, dtype=self._policy.model.dtype if tensor.is_floating_point() else None)
-            for name, tensor in tensors.items()
+            "input_ids": ids,
+            "attention_mask": mask.to(self._device),
+            **policy.family.inputs(policy.model, ids),
+            **place(policy.model, batch_videos([videos[row.video] for row in filled])),
         }
 
     @torch.inference_mode()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from isr_dpo.models.common import Encoded
+
 FAMILIES: Mapping[str, str] = {"VideoLlavaForConditionalGeneration": "video_llava"}
 """transformers class -> module of this package."""
 
@@ -36,26 +38,23 @@ class Policy:
         """The chat-formatted text of a prompt about one video, up to where the model's turn begins."""
         content = [{"type": "video"}, {"type": "text", "text": prompt}]
         text: str = self.processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            [{"role": "user", "content": content}],
+            chat_template=self.processor.chat_template or self.family.CHAT_TEMPLATE,
+            add_generation_prompt=True,
+            tokenize=False,
         )
         return text
 
     def encode(self, texts: Sequence[str], videos: Sequence[np.ndarray]) -> Encoded:
-        """Token ids of each chat text, its `<video>` expanded, and the pixels: one video a text."""
-        batch = self.processor(text=list(texts), videos=list(videos), **self.family.FRAME_OPTIONS, return_tensors=None)
-        return Encoded(ids=[list(row) for row in batch["input_ids"]], pixels=self.family.pixels(batch))
+        """Token ids of each chat text, its video expanded, and the model's inputs of its video: one video a text."""
+        encoded: Encoded = self.family.encode(self.processor, texts, videos)
+        return encoded
 
-    def trainable(self) -> dict[str, torch.nn.Parameter]:
-        """The parameters that DPO trains: the whole language model; towers and projector stay frozen [C]."""
-        return {n: p for n, p in self.model.named_parameters() if self.family.trains(n)}
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """`ids`: prompt token ids a row, without padding. `pixels`: model inputs of the videos, stacked by row."""
-
-    ids: list[list[int]]
-    pixels: dict[str, torch.Tensor]
+    def trainable(self, *, projector: bool = False) -> dict[str, torch.nn.Parameter]:
+        """The parameters that DPO trains: the whole language model, and the projector where asked for; towers stay
+        frozen [C]."""
+        prefixes = (*self.family.LANGUAGE, *(self.family.PROJECTOR if projector else ()))
+        return {n: p for n, p in self.model.named_parameters() if n.startswith(prefixes)}
 
 
 def load(folder: Path, *, dtype: str = "float32", device: str = "cpu", cpu_threads: int | None = None) -> Policy:

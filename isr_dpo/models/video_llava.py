@@ -1,32 +1,35 @@
 """Video-LLaVA: the paper's own family (LLaVA-Hound and ISR-DPO checkpoints, once converted).
 
-Video tokens: one for each patch and, in transformers, the class token of each frame. Positions are plain 1-D.
-Projected features are constants in DPO, because tower and projector are frozen [C].
+Video tokens: one for each patch and, in transformers, the class token of each frame: 8 x 257 = 2056 at 224 px.
+Positions: plain, one dimension.
+Template: Vicuna v1, `<video>` and a newline before the question [C].
+Features: the tower's states of one layer; the projector makes the video tokens of them.
+Trains: the language model; the projector where the recipe says so; the towers never [C].
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import VideoLlavaForConditionalGeneration, VideoLlavaProcessor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from isr_dpo.models import common
 
 ARCHITECTURE = "VideoLlavaForConditionalGeneration"
-FRAME_OPTIONS = {"do_resize": False, "do_center_crop": False, "do_sample_frames": False}
-"""Frames come sampled and resized from the frame store; only rescaling and normalisation are left to the processor."""
+LANGUAGE = ("model.language_model.", "lm_head.")
+PROJECTOR = ("model.multi_modal_projector.",)
+CHAT_TEMPLATE = common.VICUNA_TEMPLATE
 
 
 def load(folder: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
     """Model and processor in `folder`."""
-    model = VideoLlavaForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True
-    )
-    return model, load_processor(folder)
+    return common.load_with(VideoLlavaForConditionalGeneration, folder, dtype=dtype), load_processor(folder)
 
 
 def load_processor(folder: Path) -> Any:
@@ -34,35 +37,36 @@ def load_processor(folder: Path) -> Any:
 
 
 def frames(folder: Path) -> int:
-    """Frames a clip that the policy was made for (`num_frames` of its video processor; 8 where it says nothing [C])."""
-    return int(getattr(load_processor(folder).video_processor, "num_frames", None) or 8)
+    """Frames a clip that the policy was made for."""
+    return common.frames_of(load_processor(folder))
 
 
-def resizer(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
-    """The processor's own resize and crop, uint8 [F, H, W, 3] -> uint8 [F, h, w, 3]: what the frame store keeps."""
-    video_processor = load_processor(folder).video_processor
-
-    def resize(frames: np.ndarray) -> np.ndarray:
-        batch = video_processor(
-            videos=[frames.copy()],  # torch wants a writable array
-            do_sample_frames=False,
-            do_rescale=False,
-            do_normalize=False,
-            return_tensors="pt",
-        )
-        resized: np.ndarray = batch["pixel_values_videos"][0].permute(0, 2, 3, 1).to(torch.uint8).numpy()
-        return np.ascontiguousarray(resized)
-
-    return resize
+def resizer(folder: Path) -> common.Resize:
+    """The processor's own resize and crop: what the frame store keeps."""
+    return common.resizer_of(load_processor(folder))
 
 
-def pixels(batch: Any) -> dict[str, torch.Tensor]:
-    """The model's video inputs from a processor's batch: pixel_values_videos [B, F, 3, H, W]."""
-    values = batch["pixel_values_videos"]
-    stacked = values if isinstance(values, torch.Tensor) else torch.stack([torch.as_tensor(v) for v in values])
-    return {"pixel_values_videos": stacked}
+def encode(processor: Any, texts: Sequence[str], videos: Sequence[np.ndarray]) -> common.Encoded:
+    """Ids of each text with its video, and `pixel_values_videos` [1, F, 3, H, W]."""
+    return common.encode_rows(processor, texts, videos)
 
 
-def trains(name: str) -> bool:
-    """Whether the parameter belongs to the language model."""
-    return name.startswith(("model.language_model.", "lm_head."))
+def tower(model: Any, video: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`features` [F, N, d]: the tower's states of one video, N tokens a frame, class token included."""
+    (features,) = common.entering([model.model.multi_modal_projector], model, video)
+    return {"features": features}
+
+
+def project(model: Any, towers: Sequence[Mapping[str, Tensor]]) -> BaseModelOutputWithPooling:
+    """`pooler_output` [frames of all videos, N, D]."""
+    return BaseModelOutputWithPooling(pooler_output=model.model.multi_modal_projector(common.entered(model, towers)))
+
+
+def positions(model: Any, ids: Tensor, video: Mapping[str, Tensor]) -> Tensor:
+    """[1, T]."""
+    return common.plain_positions(ids)
+
+
+def inputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
+    """Nothing beside ids and pixels."""
+    return {}

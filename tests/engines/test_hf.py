@@ -52,7 +52,7 @@ def test_greedy_equals_the_models_own_generate(engine: HFEngine) -> None:
     encoded = policy.encode([policy.chat(request.prompt)], [clip(request.video)])
     ids = torch.tensor(encoded.ids)
     out = policy.model.generate(
-        input_ids=ids, attention_mask=torch.ones_like(ids), **encoded.pixels, do_sample=False, max_new_tokens=6
+        input_ids=ids, attention_mask=torch.ones_like(ids), **encoded.videos[0], do_sample=False, max_new_tokens=6
     )
     expected = policy.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
     assert engine.sample([request])[0][0].text == expected
@@ -64,7 +64,7 @@ def test_draws_follow_the_tempered_distribution(engine: HFEngine) -> None:
     encoded = policy.encode([policy.chat("what ?")], [clip("v1")])
     ids = torch.tensor(encoded.ids)
     with torch.no_grad():
-        logits = policy.model(input_ids=ids, attention_mask=torch.ones_like(ids), **encoded.pixels).logits[0, -1]
+        logits = policy.model(input_ids=ids, attention_mask=torch.ones_like(ids), **encoded.videos[0]).logits[0, -1]
     expected = (logits.double() / 0.7).softmax(-1)
     drawn = [text.text for text in engine.sample([request])[0]]
     words = [i for i in range(len(expected)) if i not in policy.tokenizer.all_special_ids]
@@ -80,7 +80,7 @@ def test_choose_reads_the_labels_after_the_cue(engine: HFEngine) -> None:
     encoded = policy.encode([text], [clip("v3")])
     ids = torch.tensor(encoded.ids)
     with torch.no_grad():
-        logits = policy.model(input_ids=ids, attention_mask=torch.ones_like(ids), **encoded.pixels).logits[0, -1]
+        logits = policy.model(input_ids=ids, attention_mask=torch.ones_like(ids), **encoded.videos[0]).logits[0, -1]
     labels = policy.tokenizer.convert_tokens_to_ids(["1", "2"])
     expected = logits.double().softmax(-1)[labels].tolist()
     assert choice.probabilities == pytest.approx(expected, abs=1e-5)
