@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
     from isr_dpo.models.common import Encoded
 
-FAMILIES: Mapping[str, str] = {"VideoLlavaForConditionalGeneration": "video_llava"}
+FAMILIES: Mapping[str, str] = {
+    "VideoLlavaForConditionalGeneration": "video_llava",
+    "LlavaNextVideoForConditionalGeneration": "llava_next_video",
+    "LlavaOnevisionForConditionalGeneration": "llava_onevision",
+    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
+    "Qwen3VLForConditionalGeneration": "qwen3_vl",
+}
 """transformers class -> module of this package."""
 
 

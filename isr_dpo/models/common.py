@@ -8,14 +8,18 @@ A family file names its classes and prefixes and says what is its own; the rest 
     project(model, towers) -> output                  differentiable: what `get_video_features` gives for those videos
     positions(model, ids, video) -> [A, T]            A = 1, or 3 with M-RoPE
     inputs(model, ids) -> dict                        what a forward pass needs beside ids and the video's tensors
+    media_ids(model) -> set                           token ids that stand for pixels and may be in no response
+
+`feed` gives projected features to a forward pass.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +27,9 @@ from torch import Tensor, nn
 
 Resize = Callable[[np.ndarray], np.ndarray]
 """uint8 [F, H, W, 3] -> uint8 [F, h, w, 3]."""
+
+NOT_PIXELS = ("video_grid_thw", "second_per_grid_ts")
+"""Video inputs that keep their dtype; grids say how patches lie, and times how far apart they are."""
 
 DEFAULT_FRAMES = 8
 """Frames a clip where a processor names no number [C: LLaVA-Hound]."""
@@ -53,6 +60,13 @@ class Encoded:
     videos: list[dict[str, Tensor]]
 
 
+class Entering(NamedTuple):
+    """One tensor for each module asked about, and the model's features."""
+
+    states: list[Tensor]
+    features: Any
+
+
 def batch_videos(videos: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The model's inputs for several videos, in the order of the rows that they belong to."""
     return {name: torch.cat([video[name] for video in videos]) for name in videos[0]}
@@ -60,8 +74,7 @@ def batch_videos(videos: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 def place(model: Any, video: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`video` on the model's device, pixels and features in its dtype; grids and times stay as they are."""
-    exact = ("video_grid_thw", "second_per_grid_ts")
-    return {name: t.to(model.device, dtype=None if name in exact else model.dtype) for name, t in video.items()}
+    return {name: t.to(model.device, dtype=None if name in NOT_PIXELS else model.dtype) for name, t in video.items()}
 
 
 def load_with(model_class: Any, folder: Path, *, dtype: torch.dtype) -> Any:
@@ -108,21 +121,28 @@ def resizer_of(processor: Any) -> Resize:
     return resize
 
 
+def video_features(model: Any, video: Mapping[str, Tensor]) -> Any:
+    """The model's own features of one or more videos: tower and projector."""
+    pixels = place(model, video)["pixel_values_videos"]
+    grid = {name: video[name].to(model.device) for name in ("video_grid_thw",) if name in video}
+    return model.model.get_video_features(pixels, **grid, return_dict=True)
+
+
 @torch.no_grad()
-def entering(modules: Sequence[nn.Module], model: Any, video: Mapping[str, Tensor]) -> list[Tensor]:
-    """What the model feeds each of `modules` (a projector) when it computes the features of `video`."""
+def entering(modules: Sequence[nn.Module], model: Any, video: Mapping[str, Tensor]) -> Entering:
+    """Computes the features of `video` and notes what enters each of `modules` (a projector) on the way."""
     seen: dict[nn.Module, Tensor] = {}
 
     def note(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        seen[module] = args[0]
+        seen[module] = args[0].detach()
 
     handles = [module.register_forward_pre_hook(note) for module in modules]
     try:
-        model.get_video_features(**place(model, video))
+        features = video_features(model, video)
     finally:
         for handle in handles:
             handle.remove()
-    return [seen[module].detach() for module in modules]
+    return Entering([seen[module] for module in modules], features)
 
 
 def entered(model: Any, towers: Sequence[Mapping[str, Tensor]], name: str = "features") -> Tensor:
@@ -133,3 +153,53 @@ def entered(model: Any, towers: Sequence[Mapping[str, Tensor]], name: str = "fea
 def plain_positions(ids: Tensor) -> Tensor:
     """Positions [1, T] of ids [T] in one dimension."""
     return torch.arange(len(ids), device=ids.device)[None]
+
+
+def media_ids(model: Any) -> set[int]:
+    """Ids of the image and video tokens."""
+    return {model.config.image_token_id, model.config.video_token_id}
+
+
+def takes_features(model: Any) -> bool:
+    """Whether its forward pass takes `mm_encoder_outputs`."""
+    return "mm_encoder_outputs" in inspect.signature(type(model).forward).parameters
+
+
+def feed(model: Any, ids: Tensor, features: Any) -> dict[str, Any]:
+    """Keyword inputs of a forward pass over ids [B, T] with `features`, from `project`, in place of pixels.
+
+    transformers before `mm_encoder_outputs` (5.17 is such a one) takes embeddings instead, and Qwen3-VL's deepstack
+    features at the door of its language model. Gives the same logits.
+
+    Raises:
+        ValueError: another number of video tokens than of features.
+    """
+    if takes_features(model):
+        return {"input_ids": ids, "mm_encoder_outputs": {"video": features}}
+    embedded = model.get_input_embeddings()(ids)  # [B, T, D]
+    is_video = ids == model.config.video_token_id
+    values = _rows(features.pooler_output).to(embedded)
+    if len(values) != int(is_video.sum()):
+        raise ValueError(f"{int(is_video.sum())} video tokens in the ids, {len(values)} video features")
+    deep = getattr(features, "deepstack_features", None)
+    if deep is not None:
+        extra = {"visual_pos_masks": is_video, "deepstack_visual_embeds": [_rows(level) for level in deep]}
+        _add_once(model.get_decoder(), extra)
+    return {"inputs_embeds": embedded.masked_scatter(is_video[..., None], values)}
+
+
+def _rows(features: Tensor | Sequence[Tensor]) -> Tensor:
+    """[..., D] of one tensor or of one a video -> [video tokens, D]."""
+    if isinstance(features, Tensor):
+        return features.flatten(0, -2)
+    return torch.cat([part.flatten(0, -2) for part in features])
+
+
+def _add_once(module: nn.Module, extra: Mapping[str, Any]) -> None:
+    """Adds keyword arguments to the module's next call."""
+
+    def add(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        handle.remove()
+        return args, {**kwargs, **extra}
+
+    handle = module.register_forward_pre_hook(add, with_kwargs=True)

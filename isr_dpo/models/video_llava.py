@@ -25,6 +25,7 @@ ARCHITECTURE = "VideoLlavaForConditionalGeneration"
 LANGUAGE = ("model.language_model.", "lm_head.")
 PROJECTOR = ("model.multi_modal_projector.",)
 CHAT_TEMPLATE = common.VICUNA_TEMPLATE
+media_ids = common.media_ids
 
 
 def load(folder: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -53,8 +54,8 @@ def encode(processor: Any, texts: Sequence[str], videos: Sequence[np.ndarray]) -
 
 def tower(model: Any, video: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`features` [F, N, d]: the tower's states of one video, N tokens a frame, class token included."""
-    (features,) = common.entering([model.model.multi_modal_projector], model, video)
-    return {"features": features}
+    (states,) = common.entering([model.model.multi_modal_projector], model, video).states
+    return {"features": states}
 
 
 def project(model: Any, towers: Sequence[Mapping[str, Tensor]]) -> BaseModelOutputWithPooling:
