@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-T = TypeVar("T")
+from isr_dpo.dpo.ranks import T
 
 Dtype = Literal["float32", "bfloat16"]
 
@@ -43,7 +43,7 @@ every rank, in the same order; one answer at a time is held in memory."""
 
 @dataclass(frozen=True)
 class BackendSettings:
-    """How to hold and update the parameters. `zero.open` reads all, `plain.open` only `max_grad_norm`."""
+    """How to hold and update the parameters. `plain.open` takes the module as it is and reads only the last two."""
 
     zero_stage: Literal[0, 1, 2, 3] = 2
     """What the ranks split: nothing, optimiser states, and gradients, and weights."""
@@ -71,8 +71,8 @@ class Backend(Protocol):
     def step(self, learning_rate: float) -> float:
         """One update after a `last` micro-batch; clears the gradients.
 
-        Returns: the norm of the global gradient before clipping; not finite where the gradient is not (the masters
-        must then not be kept).
+        Returns: the norm of the global gradient before clipping; not finite where the gradient is not, and then nothing
+        is updated.
         """
 
     def states(self) -> Iterator[tuple[str, State]]:

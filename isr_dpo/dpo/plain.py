@@ -1,17 +1,22 @@
-"""The backend of one process: `torch.optim.AdamW` on one device, the module itself in fp32 is the master.
+"""The backend that splits nothing: every process holds all fp32 masters and moments, in `torch.optim.AdamW`.
 
-Needs neither DeepSpeed nor a process group, so a laptop starts at once and repeats itself bit for bit.
+Needs no DeepSpeed and, alone, no process group: a laptop starts at once and repeats itself bit for bit. It is also
+what ZeRO stage 0 means, so `zero.open` gives it to the ranks of a stage-0 run. An fp32 module is its own master; a bf16
+module (a GPU) has fp32 masters beside it, and its gradients are added up in fp32 unless the settings say bfloat16.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from isr_dpo.dpo.backend import ADAMW, Backend, BackendSettings, State, States, T, require_all_trained, restored
+from isr_dpo.dpo.backend import ADAMW, Backend, BackendSettings, State, States, require_all_trained, restored
+from isr_dpo.dpo.ranks import Ranks, T
+
+ALONE = Ranks()
 
 
 def open(
@@ -21,25 +26,24 @@ def open(
     *,
     states: States,
     steps: int = 0,
+    ranks: Ranks = ALONE,
 ) -> Backend:
-    """A backend over `module`, in place on its device.
+    """A backend over `module`, in place on its device and in its dtype (fp32 on a CPU).
 
     Args:
         parameters: by name, exactly those of the module that require a gradient.
         states: what each starts from (see `States`).
         steps: optimiser steps already taken by what `states` gives: Adam's bias correction goes on from there.
+        ranks: the processes whose gradients are added up.
 
     Raises:
-        ValueError: a parameter is not in fp32 (or fp64), or a state has another shape.
+        ValueError: a state has another shape than its parameter.
     """
     require_all_trained(module, parameters)
-    return _Plain(module, parameters, settings, states=states, steps=steps)
+    return _Plain(module, parameters, settings, states=states, steps=steps, ranks=ranks)
 
 
 class _Plain:
-    rank = 0
-    ranks = 1
-
     def __init__(
         self,
         module: nn.Module,
@@ -48,50 +52,93 @@ class _Plain:
         *,
         states: States,
         steps: int,
+        ranks: Ranks,
     ) -> None:
         self.module = module
-        self._parameters = parameters
+        self._ranks = ranks
+        self.rank, self.ranks = ranks.rank, ranks.ranks
         self._max_grad_norm = settings.max_grad_norm or math.inf
-        self._optimizer = torch.optim.AdamW(list(parameters.values()), lr=0.0, **ADAMW)
+        self._parameters = parameters
+        self._masters = {name: _master(parameter) for name, parameter in parameters.items()}
+        fused = next(iter(parameters.values())).is_cuda
+        self._optimizer = torch.optim.AdamW(self._masters.values(), lr=0.0, fused=fused, **ADAMW)
         for name, parameter in parameters.items():
-            self._start(name, parameter, states(name), steps=steps)
+            self._start(name, states(name), steps=steps)
+            if self._masters[name] is not parameter and settings.accumulate_dtype == "float32":
+                parameter.register_post_accumulate_grad_hook(_moves_to(self._masters[name]))  # type: ignore[no-untyped-call]
 
-    def _start(self, name: str, parameter: nn.Parameter, state: State | None, *, steps: int) -> None:
-        if parameter.dtype not in (torch.float32, torch.float64):
-            raise ValueError(f"{name} is {parameter.dtype}: one process trains in fp32, load the policy as float32")
-        if state is None:
-            state = State.fresh(parameter.detach())
-        state = restored(parameter, state, name=name)
+    def _start(self, name: str, state: State | None, *, steps: int) -> None:
+        """Fills the master and its moments, and makes the parameter their rounding."""
+        parameter, master = self._parameters[name], self._masters[name]
+        state = restored(master, state or State.fresh(master.detach()), name=name)
         with torch.no_grad():
-            parameter.copy_(state.master)
-        self._optimizer.state[parameter] = {
-            "step": torch.tensor(float(steps)),
-            "exp_avg": torch.empty_like(parameter).copy_(state.exp_avg),
-            "exp_avg_sq": torch.empty_like(parameter).copy_(state.exp_avg_sq),
+            master.copy_(state.master)
+            parameter.copy_(master)
+        self._optimizer.state[master] = {
+            "step": torch.tensor(float(steps), device=master.device if master.is_cuda else "cpu"),
+            "exp_avg": torch.empty_like(master).copy_(state.exp_avg),
+            "exp_avg_sq": torch.empty_like(master).copy_(state.exp_avg_sq),
         }
 
     def backward(self, loss: Tensor, *, last: bool) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
 
     def step(self, learning_rate: float) -> float:
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._max_grad_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
-        self._optimizer.step()
+        masters = list(self._masters.values())
+        for parameter, master in zip(self._parameters.values(), masters, strict=True):
+            if parameter.grad is not None and parameter is not master:
+                master.grad, parameter.grad = parameter.grad.float(), None
+            elif master.grad is None:
+                master.grad = torch.zeros_like(master)
+        self._ranks.add_up([master.grad for master in masters if master.grad is not None])
+        norm = float(torch.nn.utils.clip_grad_norm_(masters, self._max_grad_norm))
+        if math.isfinite(norm):
+            self._update(learning_rate)
         self._optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
+
+    def _update(self, learning_rate: float) -> None:
+        self._optimizer.param_groups[0]["lr"] = learning_rate
+        self._optimizer.step()
+        with torch.no_grad():
+            for parameter, master in zip(self._parameters.values(), self._masters.values(), strict=True):
+                if parameter is not master:
+                    parameter.copy_(master)
 
     def states(self) -> Iterator[tuple[str, State]]:
-        for name, parameter in self._parameters.items():
-            moments = self._optimizer.state[parameter]
-            tensors = (parameter.detach(), moments["exp_avg"], moments["exp_avg_sq"])
-            yield name, State(*(tensor.cpu().clone() for tensor in tensors))
+        for name, master in self._masters.items():
+            moments = self._optimizer.state[master]
+            yield (
+                name,
+                State(*(t.detach().to("cpu", copy=True) for t in (master, moments["exp_avg"], moments["exp_avg_sq"]))),
+            )
 
     def sum(self, values: Tensor) -> Tensor:
-        return values
+        return self._ranks.sum(values)
 
     def gather(self, item: T) -> list[T]:
-        return [item]
+        return self._ranks.gather(item)
 
     def close(self) -> None:
-        pass
+        self._ranks.leave()
+
+
+def _master(parameter: nn.Parameter) -> nn.Parameter:
+    """The parameter itself where it is exact enough, else a copy in fp32."""
+    if parameter.dtype in (torch.float32, torch.float64):
+        return parameter
+    return nn.Parameter(parameter.detach().float())
+
+
+def _moves_to(master: nn.Parameter) -> Callable[[Tensor], None]:
+    """Adds a gradient to the master's as soon as it is complete, and frees it."""
+
+    def move(parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        if master.grad is None:
+            master.grad = parameter.grad.float()
+        else:
+            master.grad.add_(parameter.grad)
+        parameter.grad = None
+
+    return move

@@ -1,0 +1,207 @@
+"""Starts the ranks of a training job on this machine, and turns their end into a value or a named error.
+
+The step that calls `launch` stays outside the ranks: it imports no DeepSpeed, has no device memory, and outlives any of
+them. Between it and the ranks stands torchrun (`torchrun`), which ends all when one fails. Each of the three ends when
+the one that started it is gone, so nothing survives a killed step.
+
+Several nodes: a Kubeflow TrainJob, or a torchrun of the user's, starts the whole step once on every rank and says so in
+the environment (`distributed_environment`). Nothing is launched then, the step runs the worker in its own process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from isr_dpo import errors
+from isr_dpo.dpo.torchrun import TORCHRUN_PID
+from isr_dpo.errors import IsrDpoError, OutsideError
+from isr_dpo.orphans import die_with
+
+WORKER = "isr_dpo.dpo.worker"
+LOG = "log.jsonl"
+LOGS = "logs"
+POLL_SECONDS = 0.2
+STOP_SECONDS = 5
+_TAIL_CHARACTERS = 3000
+
+
+def distributed_environment() -> bool:
+    """True where this process is already one of several ranks: whoever started it has set RANK and WORLD_SIZE, as
+    torchrun and Kubeflow's TrainJob do. The worker then runs in this process."""
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def launch(folder: Path, *, ranks: int, on_line: Callable[[str], None], worker: str = WORKER) -> None:
+    """Runs `python -m <worker> <folder>` on `ranks` ranks of this machine until all have ended well.
+
+    Args:
+        folder: the job. The ranks' own messages go into `logs/` there, what they compile into `extensions/`.
+        on_line: called in this process with each line that the worker adds to `log.jsonl`, in order; lines that were
+            there before, or are written again as they were, are passed over.
+        worker: a module whose main runs inside `rank_of`; it leaves SIGTERM to its default.
+
+    Raises:
+        IsrDpoError: a rank's own error, with its class and message.
+        OutsideError: a rank ended otherwise; names it, its signal or exit code, and the end of what it printed.
+    """
+    logs = folder / LOGS
+    report = logs / "failures.json"
+    logs.mkdir(parents=True, exist_ok=True)
+    for stale in (report, *folder.glob("error-*.json")):
+        stale.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "isr_dpo.dpo.torchrun", str(report), str(os.getpid())]
+    command += ["--standalone", "--nproc-per-node", str(ranks), "--max-restarts", "0"]
+    command += ["--log-dir", str(logs), "--redirects", "3", "-m", worker, str(folder)]
+    log = _Log(folder / LOG)
+    with (logs / "torchrun.log").open("wb") as printed:
+        process = subprocess.Popen(  # noqa: S603 - this interpreter, our own modules
+            command, env=_environment(folder, ranks), stdout=printed, stderr=printed, start_new_session=True
+        )
+        try:
+            while process.poll() is None:
+                for line in log.new():
+                    on_line(line)
+                time.sleep(POLL_SECONDS)
+            for line in log.new():
+                on_line(line)
+        finally:
+            _stop(process)
+    if process.returncode:
+        raise _error(folder, report, ranks=ranks, code=process.returncode)
+
+
+@contextmanager
+def rank_of(folder: Path) -> Iterator[Path]:
+    """The body of one rank's program. An error ends the process at once, without the clean-up that would wait for the
+    other ranks; one of ours is left in `folder` for `launch`, as `error-<rank>.json` {type, message, exit_code}."""
+    if TORCHRUN_PID in os.environ:
+        die_with(int(os.environ[TORCHRUN_PID]))
+    code = 1
+    try:
+        yield folder
+        code = 0
+    except BaseException as error:  # noqa: BLE001 - the process ends here, whatever it was
+        named = _named(error)
+        if named is not None:
+            code = named.exit_code
+            _leave(folder, named)
+        traceback.print_exc()
+    finally:
+        if code:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def _named(error: BaseException) -> IsrDpoError | None:
+    """The error for the user, where there is one."""
+    import torch
+
+    if isinstance(error, torch.OutOfMemoryError):
+        return errors.ModelError(
+            f"train: rank {_rank()} has no more device memory ({error}); lower train.micro_batch_tokens, raise "
+            "train.zero_stage, or set train.gradient_checkpointing"
+        )
+    return error if isinstance(error, IsrDpoError) else None
+
+
+def _leave(folder: Path, error: IsrDpoError) -> None:
+    tree = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+    path = folder / f"error-{_rank()}.json"
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(tree), encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _rank() -> str:
+    return os.environ.get("RANK", "0")
+
+
+class _Log:
+    """A file of lines that others append to. A worker that resumes writes it again up to its checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = self._lines()
+
+    def new(self) -> list[str]:
+        """Lines since the last call, complete ones."""
+        lines, common = self._lines(), 0
+        for before, now in zip(self._seen, lines, strict=False):
+            if before != now:
+                break
+            common += 1
+        self._seen = lines
+        return lines[common:]
+
+    def _lines(self) -> list[str]:
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        return text[: text.rfind("\n") + 1].splitlines()
+
+
+def _environment(folder: Path, ranks: int) -> dict[str, str]:
+    """Of torchrun and its ranks. Extension folders are per job: a killed compile leaves a lock that later ones would
+    wait for."""
+    threads = max(1, (os.cpu_count() or 1) // ranks)
+    own = {"TORCH_EXTENSIONS_DIR": str(folder / "extensions"), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_SECONDS)}
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, **own, "PYTHONUNBUFFERED": "1"}
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Ends torchrun; its ranks end with it."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(timeout=STOP_SECONDS + 2)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _error(folder: Path, report: Path, *, ranks: int, code: int) -> IsrDpoError:
+    """What to tell the user: a rank's own words first, for the others often fall over the one that failed."""
+    left = sorted(folder.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns)
+    if left:
+        tree = json.loads(left[0].read_text(encoding="utf-8"))
+        kind: type[IsrDpoError] = getattr(errors, tree["type"], IsrDpoError)
+        return kind(tree["message"])
+    if not report.exists():
+        return OutsideError(f"train: torchrun {_how(code)}:\n{_tail(folder / LOGS / 'torchrun.log')}")
+    failure = _first(json.loads(report.read_text(encoding="utf-8")))
+    rank, printed = failure["rank"], _printed(folder, failure["rank"])
+    hint = "; the kernel does so when memory runs out" if failure["exit_code"] == -signal.SIGKILL else ""
+    return OutsideError(f"train: rank {rank} of {ranks} {_how(failure['exit_code'])}{hint}. Its last words:\n{printed}")
+
+
+def _first(failures: list[dict[str, int]]) -> dict[str, int]:
+    """The failure that brought the others about. torchrun looks ten times a second, so of those seen together a signal
+    comes before an exit code (of a rank that lost its peer), and torchrun's own SIGTERM last."""
+    earliest = min(failure["seconds"] for failure in failures)
+    together = [failure for failure in failures if failure["seconds"] <= earliest + 2]
+    return min(together, key=lambda failure: (failure["exit_code"] == -signal.SIGTERM, failure["exit_code"] > 0))
+
+
+def _how(code: int) -> str:
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+
+def _printed(folder: Path, rank: int) -> str:
+    found = sorted(folder.glob(f"{LOGS}/*/attempt_*/{rank}/stderr.log"), key=lambda path: path.stat().st_mtime_ns)
+    return _tail(found[-1]) if found else "(none)"
+
+
+def _tail(path: Path) -> str:
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    return text[-_TAIL_CHARACTERS:] or "(none)"
