@@ -2,7 +2,9 @@
 
 Both are found again by a tag, so a resumed or repeated step goes on in the run that it had. Metrics are logged as
 `<step>/<key>` with the round or policy index as MLflow's step: to the nested run, and to the parent, where they make
-curves over the rounds. Where MLFLOW_RUN_ID is set (KFP's MLflow plugin), that run at MLFLOW_TRACKING_URI is the parent.
+curves over the rounds. What training logs at each optimiser step goes to the nested run alone as `train/step/<key>`,
+while it runs (live.py). Where MLFLOW_RUN_ID is set (KFP's MLflow plugin), that run at MLFLOW_TRACKING_URI is the
+parent.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,9 @@ PREFIX = "isr_dpo."
 _PARENT = "mlflow.parentRunId"
 _ROUND_STEPS = ("train", "generate", "retrospect", "judge")
 _POLICY_STEPS = ("answer", "evaluate", "register", "report")
-# MLflow's own limits are 100 params a batch and 8000 characters a tag.
+# MLflow's own limits are 100 params and 1000 metrics a batch and 8000 characters a tag.
 _PARAMS_PER_BATCH = 100
+_METRICS_PER_BATCH = 1000
 _TAG_CHARACTERS = 8000
 
 
@@ -54,6 +57,37 @@ class StepRun:
             for run_id in (self.run_id, self.parent_id):
                 self.client.log_batch(run_id, metrics=batch)
 
+    def curve(self, lines: Sequence[Mapping[str, Any]], known: set[int] | None = None) -> set[int]:
+        """Logs optimiser steps as `<step>/step/<key>` at MLflow step `line["step"]`; those that the run has stay as
+        they are. Raises OutsideError.
+
+        Args:
+            lines: each with `step`, `loss` and any other figures, and `time` (seconds since the epoch) or else now.
+            known: the steps that the run has; none: MLflow is asked.
+
+        Returns: the steps that the run has now.
+        """
+        from mlflow.entities import Metric
+
+        now, prefix = time.time(), f"{self.step}/step/"
+        with translated(self.uri):
+            if known is None:
+                known = {point.step for point in self.client.get_metric_history(self.run_id, prefix + "loss")}
+            new = {int(line["step"]): line for line in lines if int(line["step"]) not in known}
+            points = [
+                [
+                    Metric(prefix + key, float(value), int(1000 * line.get("time", now)), step)
+                    for key, value in line.items()
+                    if key not in ("step", "time") and value is not None
+                ]
+                for step, line in new.items()
+            ]
+            lines_per_batch = _METRICS_PER_BATCH // max(map(len, points), default=1)
+            for start in range(0, len(points), lines_per_batch):  # no line is ever half there
+                batch = [metric for line in points[start : start + lines_per_batch] for metric in line]
+                self.client.log_batch(self.run_id, metrics=batch)
+        return known | set(new)
+
     def tag(self, tags: Mapping[str, str]) -> None:
         """Sets tags such as digests and manifest URIs, under `isr_dpo.`. Raises OutsideError."""
         with translated(self.uri):
@@ -77,19 +111,26 @@ def step_run(
     Raises:
         OutsideError: MLflow is away; before the block where it is away from the start.
     """
+    run = open_step(recipe, run_uri=run_uri, run_id=run_id, step=step, index=index, started=started)
+    try:
+        yield run
+    except BaseException as error:
+        record_failure(run, error)
+        raise
+    with translated(run.uri):
+        run.client.set_terminated(run.run_id, "FINISHED")
+
+
+def open_step(
+    recipe: Recipe, *, run_uri: str, run_id: str, step: str, index: int, started: float | None = None
+) -> StepRun:
+    """The nested run of a step, RUNNING from here on, as its parent is. Raises OutsideError."""
     uri = tracking_uri(recipe)
     client = open_client(uri)
     with translated(uri):
         parent = _parent(client, recipe, run_uri=run_uri, run_id=run_id)
         nested = _nested(client, parent, _key(recipe, run_uri), step=step, index=index, started=started)
-    run = StepRun(client, uri, run_id=nested, parent_id=parent, step=step, index=index)
-    try:
-        yield run
-    except BaseException as error:
-        _record_failure(run, error)
-        raise
-    with translated(uri):
-        client.set_terminated(nested, "FINISHED")
+    return StepRun(client, uri, run_id=nested, parent_id=parent, step=step, index=index)
 
 
 def finish(recipe: Recipe, *, run_uri: str) -> None:
@@ -124,12 +165,13 @@ def run_name(step: str, index: int) -> str:
 
 
 def _parent(client: Any, recipe: Recipe, *, run_uri: str, run_id: str | None) -> str:
-    """The id of the parent run: the injected one, the one that stands, or a new one."""
+    """The id of the parent run: the injected one, the one that stands, or a new one. `run_id` None: its status stays;
+    "": whoever calls does not know the owner."""
     key = _key(recipe, run_uri)
     experiment = _experiment(client, recipe)
-    found = os.environ.get("MLFLOW_RUN_ID")
-    if found is not None:
-        known = client.get_run(found).data.tags.get(PREFIX + "run_key") == key
+    injected = os.environ.get("MLFLOW_RUN_ID")
+    if injected is not None:
+        run = client.get_run(injected)
     else:
         # Two first steps at once may both create one: all later ones agree on the older.
         runs = client.search_runs(
@@ -138,14 +180,16 @@ def _parent(client: Any, recipe: Recipe, *, run_uri: str, run_id: str | None) ->
             order_by=["attributes.start_time ASC"],
             max_results=1,
         )
-        known = bool(runs)
-        found = runs[0].info.run_id if runs else client.create_run(experiment, run_name=recipe.name).info.run_id
-        if known and run_id is not None and runs[0].info.status != "RUNNING":
-            client.update_run(found, status="RUNNING")
-    assert found is not None
-    if not known:
-        _describe(client, found, recipe, {"run_key": key, "run_uri": run_uri, "run_id": run_id or ""})
-    return found
+        run = runs[0] if runs else client.create_run(experiment, run_name=recipe.name)
+    parent, tags = str(run.info.run_id), run.data.tags
+    if tags.get(PREFIX + "run_key") != key:
+        _describe(client, parent, recipe, {"run_key": key, "run_uri": run_uri, "run_id": run_id or ""})
+        return parent
+    if run_id is not None and injected is None and run.info.status != "RUNNING":
+        client.update_run(parent, status="RUNNING")
+    if run_id and not tags.get(PREFIX + "run_id"):
+        client.set_tag(parent, PREFIX + "run_id", run_id)
+    return parent
 
 
 def _describe(client: Any, parent: str, recipe: Recipe, tags: Mapping[str, str]) -> None:
@@ -201,7 +245,7 @@ def _experiment(client: Any, recipe: Recipe) -> str:
         return str(experiment.experiment_id)
 
 
-def _record_failure(run: StepRun, error: BaseException) -> None:
+def record_failure(run: StepRun, error: BaseException) -> None:
     """Best effort: the step's own error matters more than MLflow's."""
     status = "FAILED" if isinstance(error, Exception) else "KILLED"
     message = f"{type(error).__name__}: {error}"

@@ -22,7 +22,7 @@ from isr_dpo.steps.assess import answer_step, evaluate_step, register_step, repo
 from isr_dpo.steps.common import Inputs, StepResult
 from isr_dpo.steps.prepare import preflight_step, prepare_step
 from isr_dpo.steps.rounds import generate_step, judge_step, retrospect_step, train_step
-from isr_dpo.stores import Missing, open_store, read_bytes, write_bytes
+from isr_dpo.stores import Missing, join, open_store, read_bytes, write_bytes
 from isr_dpo.stores.lock import owner
 from isr_dpo.titles import title
 
@@ -143,8 +143,9 @@ def _track(
     """Logs a step to MLflow once: what was logged is remembered beside the run, so that a step whose output stands does
     not even load MLflow."""
     uri = layout.tracked(run_uri, name, index)
+    shown = name == "train" and bool(result.metrics) and not result.reused  # its run stands open (live.py)
     try:
-        if read_bytes(uri).decode() == result.manifest.digest:
+        if not shown and read_bytes(uri).decode() == result.manifest.digest:
             return
     except Missing:
         pass
@@ -152,11 +153,22 @@ def _track(
 
     made = result.manifest
     with tracking.step_run(recipe, run_uri=run_uri, run_id=run_id, step=name, index=index, started=started) as run:
+        if name == "train":
+            run.curve(_training_log(run_uri, index))
         run.log({**result.metrics, "seconds": time.time() - started})
         run.tag({"uri": made.uri, "digest": made.digest, **{f"input.{k}": d for k, d in made.inputs.items()}})
     if (name, index) == ("report", recipe.iterations):
         tracking.finish(recipe, run_uri=run_uri)
     write_bytes(uri, made.digest.encode())
+
+
+def _training_log(run_uri: str, index: int) -> list[dict[str, Any]]:
+    """A line an optimiser step; none where policy-01 is the start itself."""
+    try:
+        text = read_bytes(join(layout.round_output(run_uri, index, "training"), "log.jsonl"))
+    except Missing:
+        return []
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def _refuse_repeat(run_uri: str, name: str, index: int, run_id: str) -> None:
