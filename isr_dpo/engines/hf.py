@@ -1,16 +1,16 @@
 """The embedded engine: transformers, batched.
 
 Each row draws from its own random stream, and each batch has a shape that depends on its rows alone: rows are padded
-on the left to the next multiple of `BUCKET` tokens and share a batch only with rows of that length, and a batch is
-filled up to its fixed size. So a row's result does not depend on its neighbours, on part sizes or on restarts: on a CPU
-in fp32 the bytes are the same.
+on the left to the next multiple of `BUCKET` tokens and share a batch only with rows of that length and clips of one
+size, and a batch is filled up to its fixed size. So a row's result does not depend on its neighbours, on part sizes or
+on restarts: on a CPU in fp32 the bytes are the same.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +28,25 @@ BUCKET = 16
 
 
 @dataclass(frozen=True)
+class _Prompt:
+    """Token ids, and a clip whose frames are of `shape`."""
+
+    ids: list[int]
+    video: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class _Row:
     """One sequence to run: the request it answers and where its result goes."""
 
     index: int
     draw: int
-    ids: list[int]
-    video: str
+    prompt: _Prompt
+
+    def longer(self, ids: list[int]) -> _Row:
+        """The row with `ids` after its own."""
+        return replace(self, prompt=replace(self.prompt, ids=self.prompt.ids + ids))
 
 
 class HFEngine:
@@ -58,12 +70,12 @@ class HFEngine:
 
     def sample(self, requests: Sequence[Sample], progress: Progress = lambda _: None) -> list[list[Text]]:
         """One Text a seed of each request."""
-        prompts = self._prompt_ids(requests)
+        prompts = self._prompts(requests)
         results: list[list[Text]] = [[Text("", 0, "stop")] * len(r.seeds) for r in requests]
         groups: dict[tuple[float, float, int], list[_Row]] = defaultdict(list)
         for index, request in enumerate(requests):
             key = (request.temperature, request.top_p, request.max_new_tokens)
-            groups[key] += [_Row(index, draw, prompts[index], request.video) for draw in range(len(request.seeds))]
+            groups[key] += [_Row(index, draw, prompts[index]) for draw in range(len(request.seeds))]
         for (temperature, top_p, limit), rows in groups.items():
             for batch in self._batches(rows):
                 uniforms = np.stack([_uniforms(requests[r.index].seeds[r.draw], limit) for r in batch])
@@ -75,12 +87,12 @@ class HFEngine:
 
     def choose(self, requests: Sequence[Choose], progress: Progress = lambda _: None) -> list[Choice]:
         """Label probabilities of each request."""
-        prompts = self._prompt_ids(requests)
+        prompts = self._prompts(requests)
         results: list[Choice] = [Choice((0.0, 0.0), "")] * len(requests)
         groups: dict[tuple[tuple[str, str], int, str], list[_Row]] = defaultdict(list)
         for index, request in enumerate(requests):
             key = (request.labels, request.rationale_tokens, request.cue)
-            groups[key].append(_Row(index, 0, prompts[index], request.video))
+            groups[key].append(_Row(index, 0, prompts[index]))
         for (labels, rationale_tokens, cue), rows in groups.items():
             cue_ids, label_ids = self._label_ids(cue, labels)
             rationales: dict[int, list[int]] = defaultdict(list)
@@ -90,7 +102,7 @@ class HFEngine:
                         batch, self._generate(batch, limit=rationale_tokens, stop=cue_ids), strict=False
                     ):
                         rationales[row.index] = self._until(ids, cue_ids)
-            asked = [_Row(r.index, 0, r.ids + rationales[r.index] + cue_ids, r.video) for r in rows]
+            asked = [row.longer(rationales[row.index] + cue_ids) for row in rows]
             for batch in self._batches(asked):
                 for row, probabilities in zip(batch, self._next_token(batch, label_ids), strict=False):
                     rationale = self._policy.tokenizer.decode(rationales[row.index], skip_special_tokens=True)
@@ -98,38 +110,38 @@ class HFEngine:
                 progress(len(batch))
         return results
 
-    def _prompt_ids(self, asked: Sequence[Sample | Choose]) -> list[list[int]]:
-        ids: list[list[int]] = []
-        for start in range(0, len(asked), self._batch_rows):
-            chunk: list[Sample | Choose] = list(asked[start : start + self._batch_rows])
-            texts = [self._policy.chat(request.prompt) for request in chunk]
-            ids += self._policy.encode(texts, [self._frames(request.video) for request in chunk]).ids
+    def _prompts(self, asked: Sequence[Sample | Choose]) -> list[_Prompt]:
         limit = self._policy.model.config.get_text_config().max_position_embeddings
-        for request, row in zip(asked, ids, strict=True):
-            if len(row) >= limit:
-                raise ModelError(f"video {request.video}: a prompt of {len(row)} tokens exceeds the context of {limit}")
-        return ids
+        prompts = []
+        for request in asked:
+            frames = self._frames(request.video)
+            (ids,) = self._policy.encode([self._policy.chat(request.prompt)], [frames]).ids
+            if len(ids) >= limit:
+                raise ModelError(f"video {request.video}: a prompt of {len(ids)} tokens exceeds the context of {limit}")
+            prompts.append(_Prompt(ids, request.video, frames.shape))
+        return prompts
 
     def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
-        """Rows of one padded length at a time, longest first, so that running out of memory shows at once."""
-        buckets: dict[int, list[_Row]] = defaultdict(list)
+        """Rows of one padded length and clip size at a time, longest first, so that running out of memory shows at
+        once."""
+        buckets: dict[tuple[int, tuple[int, ...]], list[_Row]] = defaultdict(list)
         for row in rows:
-            buckets[_padded(len(row.ids))].append(row)
-        for length in sorted(buckets, reverse=True):
-            bucket = buckets[length]
+            buckets[_padded(len(row.prompt.ids)), row.prompt.shape].append(row)
+        for key in sorted(buckets, reverse=True):
+            bucket = buckets[key]
             for start in range(0, len(bucket), self._batch_rows):
                 yield bucket[start : start + self._batch_rows]
 
     def _inputs(self, batch: list[_Row]) -> dict[str, torch.Tensor]:
         """Model inputs of a batch filled up to the fixed number of rows by repeating its first."""
-        filled = batch + [batch[0]] * (self._batch_rows - len(batch))
-        length = _padded(len(batch[0].ids))
+        filled = [row.prompt for row in batch + [batch[0]] * (self._batch_rows - len(batch))]
+        length = _padded(len(filled[0].ids))
         ids = torch.full((len(filled), length), self._pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
-        for number, row in enumerate(filled):
-            ids[number, length - len(row.ids) :] = torch.tensor(row.ids)
-            mask[number, length - len(row.ids) :] = 1
-        names = list(dict.fromkeys(row.video for row in filled))
+        for number, prompt in enumerate(filled):
+            ids[number, length - len(prompt.ids) :] = torch.tensor(prompt.ids)
+            mask[number, length - len(prompt.ids) :] = 1
+        names = list(dict.fromkeys(prompt.video for prompt in filled))
         encoded = self._policy.encode([self._policy.chat("")] * len(names), [self._frames(name) for name in names])
         videos = dict(zip(names, encoded.videos, strict=True))
         policy, ids = self._policy, ids.to(self._device)
@@ -137,7 +149,7 @@ class HFEngine:
             "input_ids": ids,
             "attention_mask": mask.to(self._device),
             **policy.family.inputs(policy.model, ids),
-            **place(policy.model, batch_videos([videos[row.video] for row in filled])),
+            **place(policy.model, batch_videos([videos[prompt.video] for prompt in filled])),
         }
 
     @torch.inference_mode()

@@ -100,6 +100,8 @@ def test_projected_tower_states_are_the_models_own_features(policy: Policy, enco
     ours = policy.family.project(policy.model, towers(policy, encoded))
     theirs = video_features(policy.model, batch_videos(encoded.videos))
     assert len(flat(ours)) == (3 if "Qwen3" in policy.family.ARCHITECTURE else 1)
+    if not common.takes_features(policy.model) and "Onevision" in policy.family.ARCHITECTURE:
+        pytest.skip("this transformers adds the newline after get_video_features; the test of the logits covers it")
     for level, expected in zip(flat(ours), flat(theirs), strict=True):
         assert level.std() > 0.1
         assert torch.allclose(level, expected, rtol=0, atol=1e-12)
