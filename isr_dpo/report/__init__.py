@@ -60,6 +60,7 @@ def render(page: Page) -> str:
         svg=Markup,  # our own drawings
         recipe_text=yaml.safe_dump(page.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         judged=[policy for policy in page.summary.policies if policy.preferences],
+        dpo=[policy for policy in page.summary.policies if policy.training],
         percent=headline.percent,
         number=headline.number,
     )

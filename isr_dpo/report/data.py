@@ -72,6 +72,7 @@ class LogLine:
 
     loss: float
     reward_accuracy: float
+    margin: float
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _log(run_uri: str, index: int) -> tuple[LogLine, ...]:
     if manifest is None or "log.jsonl" not in manifest.files:
         return ()
     trees = map(json.loads, (files(manifest, {"log.jsonl"}) / "log.jsonl").read_text().splitlines())
-    return tuple(LogLine(tree["loss"], tree["reward_accuracy"]) for tree in trees)
+    return tuple(LogLine(tree["loss"], tree["reward_accuracy"], tree["margin"]) for tree in trees)
 
 
 def _latest_judged(run_uri: str, recipe: Recipe) -> int | None:

@@ -14,6 +14,11 @@ from isr_dpo.report.data import LogLine, Page
 from isr_dpo.report.drawing import FIFTH, FIRST, FOURTH, INK, SECOND, THIRD
 from isr_dpo.report.summary import Metrics, PolicySummary
 
+_TRACED = {
+    "loss": ("Loss", "DPO loss"),
+    "reward_accuracy": ("Reward accuracy", "Share of pairs whose chosen response has the higher implicit reward"),
+    "margin": ("Reward margin", "Implicit reward of the chosen response less that of the rejected one, mean"),
+}
 _REASONS = {"identical": FIRST, "empty": FIFTH, "tie": SECOND, "inconsistent": THIRD, "unparsed": FOURTH}
 
 
@@ -64,10 +69,7 @@ def sections(page: Page) -> list[Section]:
             "training",
             "Training",
             "DPO, every optimiser step; faint as logged, strong the running mean. Dotted lines part the rounds.",
-            (
-                _trace(page.training, "loss", "Loss"),
-                _trace(page.training, "reward_accuracy", "Reward accuracy"),
-            ),
+            tuple(_trace(page.training, key) for key in _TRACED),
         ),
     ]
 
@@ -203,7 +205,9 @@ def _lines(
     return _figure(key, title, caption, said, draw if kept else None, size=drawing.NARROW if share else drawing.WIDE)
 
 
-def _trace(training: Mapping[int, Sequence[LogLine]], key: str, title: str) -> Figure:
+def _trace(training: Mapping[int, Sequence[LogLine]], key: str) -> Figure:
+    title, what = _TRACED[key]
+
     def draw(axes: Any) -> None:
         start = 0
         for index, lines in sorted(training.items()):
@@ -228,9 +232,13 @@ def _trace(training: Mapping[int, Sequence[LogLine]], key: str, title: str) -> F
         f"{f'round {i}' if i else 'seed DPO'} from {getattr(lines[0], key):.3f} to {getattr(lines[-1], key):.3f}"
         for i, lines in sorted(training.items())
     )
-    what = "DPO loss" if key == "loss" else "Share of pairs whose chosen response has the higher implicit reward"
     return _figure(
-        f"training-{key.replace('_', '-')}", title, f"{what} by optimiser step.", said, draw if training else None
+        f"training-{key.replace('_', '-')}",
+        title,
+        f"{what}, by optimiser step.",
+        said,
+        draw if training else None,
+        size=drawing.NARROW,
     )
 
 

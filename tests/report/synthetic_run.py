@@ -85,10 +85,19 @@ def write_training(run_uri: str, index: int) -> None:
             "step": i,
             "loss": 0.69 - 0.3 * i / steps + draw.uniform(-0.04, 0.04),
             "reward_accuracy": 0.5 + 0.4 * i / steps,
+            "margin": 0.9 * i / steps + draw.uniform(-0.1, 0.1),
         }
         for i in range(steps)
     ]
-    figures = metrics(pairs=300, steps=steps, reward_accuracy=0.78 + 0.04 * index, loss_first=0.69, loss_last=0.4)
+    figures = metrics(
+        pairs=300,
+        steps=steps,
+        reward_accuracy=0.78 + 0.04 * index,
+        margin=0.8,
+        loss_first=0.69,
+        loss_last=0.4,
+        **({"update_kept": 0.43, "pairs_per_second": 12.3456, "mfu": 0.52, "floor_ratio": 1.92} if index else {}),
+    )
     finish(layout.round_output(run_uri, index, "training"), {**figures, "log.jsonl": to_jsonl(log)})
 
 

@@ -63,7 +63,7 @@ def test_figures_are_drawn_and_nothing_runs_over_a_phone_s_edge(whole_run: str, 
     seen = look(whole_run, tmp_path)
     assert seen["width"] in range(370, 391)
     assert max(seen["content"], seen["body"]) <= seen["width"]
-    assert len(seen["plots"]) == 9
+    assert len(seen["plots"]) == 10
     assert all(width > 300 and height > 150 for width, height in seen["plots"])
     assert seen["strokes"] >= 5
     assert seen["images"] == [32] * 96

@@ -17,6 +17,7 @@ FIGURES = [
     "label-mass",
     "training-loss",
     "training-reward-accuracy",
+    "training-margin",
 ]
 
 
@@ -56,9 +57,11 @@ def test_the_words_beside_a_drawing_give_its_values(drawn: dict[str, Figure]) ->
         "order consistency: round 1 80.0%, round 2 90.0%; first position: round 1 56.0%" in drawn["judge-agreement"].alt
     )
     assert "seed DPO from" in drawn["training-loss"].alt
+    assert "Reward accuracy: seed DPO from 0.500 to 0.887; round 1 from 0.500" in drawn["training-reward-accuracy"].alt
+    assert drawn["training-margin"].alt.count(" to 0.") == 3
 
 
 def test_figures_that_have_no_values_yet_are_empty(run_uri: str) -> None:
     synthetic_run.write_training(run_uri, 0)
     svgs = {key: figure.svg for key, figure in figures_of(run_uri).items()}
-    assert {key for key, svg in svgs.items() if svg} == {"training-loss", "training-reward-accuracy"}
+    assert {key for key, svg in svgs.items() if svg} == {"training-loss", "training-reward-accuracy", "training-margin"}

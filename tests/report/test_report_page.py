@@ -62,6 +62,12 @@ def test_the_headline_table_says_every_figure(whole_page: str) -> None:
     ) in text
 
 
+def test_training_stands_in_a_table_with_what_the_export_keeps_and_how_fast_it_was(whole_page: str) -> None:
+    text = View(whole_page).text
+    assert "seed 300 30 0.690 0.400 0.800 – – – –" in text, "of a run that did not measure them yet"
+    assert "2 300 12 0.690 0.400 0.800 43.0 % 12.35 52.0 % 1.92" in text
+
+
 @pytest.mark.parametrize(
     ("grader", "model", "label"),
     [("rule-based", None, "rule-based grader (no model)"), ("gpt-4o-mini", "gpt-4o-mini", "graded by gpt-4o-mini")],
