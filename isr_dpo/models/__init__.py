@@ -45,7 +45,7 @@ class Policy:
         content = [{"type": "video"}, {"type": "text", "text": prompt}]
         text: str = self.processor.apply_chat_template(
             [{"role": "user", "content": content}],
-            chat_template=self.processor.chat_template or self.family.CHAT_TEMPLATE,
+            chat_template=None if self.processor.chat_template else self.family.CHAT_TEMPLATE,
             add_generation_prompt=True,
             tokenize=False,
         )

@@ -3,7 +3,8 @@
 Video tokens: one for 2 frames of 28 x 28 pixels, at a size that depends on the clip; `video_grid_thw` is their layout.
 Positions: M-RoPE, three rows (time, height, width). The frames of a clip are spread evenly over it whatever its length,
 and the store keeps no times, so one rate holds for every clip: `FRAMES_PER_SECOND` [O]. It is the rate that these
-families sample at by default, and that ShareGPTVideo's frames have [C]; one step of the grid is one second then.
+families sample at by default, and that ShareGPTVideo's frames have [C]; one step of the grid is one second then. What
+follows the prompt stands one after its highest position, as `generate` and vLLM have it.
 Template: ChatML with a system turn, the video before the question.
 Features: the tower's states, put from its windows back into the grid's order; the merger makes video tokens of them.
 Trains: the language model; the merger (the family's projector) where the recipe says so; the tower never.
@@ -21,6 +22,7 @@ from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from isr_dpo.errors import RecipeError
 from isr_dpo.models import common
 
 ARCHITECTURE = "Qwen2_5_VLForConditionalGeneration"
@@ -63,7 +65,7 @@ def resizer(folder: Path) -> common.Resize:
 
 def encode(processor: Any, texts: Sequence[str], videos: Sequence[np.ndarray]) -> common.Encoded:
     """Ids of each text with its video; `pixel_values_videos` [patches, values], `video_grid_thw` [1, 3] and
-    `second_per_grid_ts` [1]."""
+    `second_per_grid_ts` [1]. Raises RecipeError as the resize does."""
     encoded = encode_grids(processor, texts, videos)
     step = torch.tensor([processor.video_processor.temporal_patch_size / FRAMES_PER_SECOND])
     return common.Encoded(encoded.ids, [{**video, "second_per_grid_ts": step} for video in encoded.videos])
@@ -103,8 +105,11 @@ def inputs(model: Any, ids: Tensor) -> dict[str, Tensor]:
 
 
 def grid_resizer(processor: Any) -> common.Resize:
-    """Resizes by the processor and lays its patches out as frames again; refuses a number of frames that the patches do
-    not divide."""
+    """Resizes by the processor and lays its patches out as frames again.
+
+    The resize raises RecipeError: a number of frames that the patches' depth does not divide (the processor would
+    repeat the last one).
+    """
     video_processor = processor.video_processor
     depth, side, merge = video_processor.temporal_patch_size, video_processor.patch_size, video_processor.merge_size
 
@@ -159,4 +164,4 @@ def _number(_: torch.nn.Module, args: Any, output: Tensor) -> Tensor:
 def _check_frames(processor: Any, frames: np.ndarray) -> None:
     depth = processor.video_processor.temporal_patch_size
     if len(frames) % depth:
-        raise ValueError(f"a clip of {len(frames)} frames; this family takes multiples of {depth}: set data.frames so")
+        raise RecipeError(f"data.frames: {len(frames)} frames a clip; this model takes them in multiples of {depth}")

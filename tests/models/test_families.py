@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from isr_dpo import models
-from isr_dpo.errors import ModelError
-from isr_dpo.models import Policy, common
+from isr_dpo.errors import ModelError, RecipeError
+from isr_dpo.models import Policy, common, video_llava
 from isr_dpo.models.common import Encoded, batch_videos, feed, video_features
-from tests.families import FAMILIES, TINY, build, clip
+from tests.families import BENCH, FAMILIES, TINY, VIDEO_LLAVA_7B, build, clip, parts
+from tests.family_parts import Shape
 
 VIDEO_TOKENS = {
     "video_llava": 4 * (4 * 4 + 1),  # frames x (patches and the class token)
@@ -207,9 +208,9 @@ def test_stored_frames_keep_their_size_and_resizing_twice_changes_nothing(folder
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
 def test_qwen_refuses_an_odd_number_of_frames(name: str, tmp_path: Path) -> None:
     policy = models.load(build(tmp_path, name))
-    with pytest.raises(ValueError, match=r"a clip of 3 frames; this family takes multiples of 2: set data\.frames"):
+    with pytest.raises(RecipeError, match=r"data\.frames: 3 frames a clip; this model takes them in multiples of 2"):
         policy.encode([policy.chat("which ?")], [clip(name, "v1")[:3]])
-    with pytest.raises(ValueError, match="a clip of 3 frames"):
+    with pytest.raises(RecipeError, match=r"data\.frames: 3 frames"):
         policy.family.resizer(tmp_path)(clip(name, "v1")[:3])
 
 
@@ -221,6 +222,16 @@ def test_qwen_places_frames_half_a_second_apart(tmp_path: Path) -> None:
     assert text.count("<|vision_start|>") == text.count("<|vision_end|>") == TINY.frames // 2
 
 
+def test_qwen2_5_places_steps_of_its_grid_one_second_apart(tmp_path: Path) -> None:
+    policy = models.load(build(tmp_path, "qwen2_5_vl"))
+    encoded = policy.encode([policy.chat("which ?")], [clip("qwen2_5_vl", "v1")])
+    assert encoded.videos[0]["second_per_grid_ts"].tolist() == [1.0]
+    ids = torch.tensor(encoded.ids[0])
+    times = policy.family.positions(policy.model, ids, encoded.videos[0])[0]
+    at_video = times[ids == policy.model.config.video_token_id]
+    assert at_video.unique().diff().tolist() == [policy.model.config.vision_config.tokens_per_second]
+
+
 def test_qwen2_5s_merger_gets_the_patches_in_the_grids_order(tmp_path: Path) -> None:
     """A tiny clip has 3 x 4 tokens in windows of 2 x 2: taken as they lie in the tower they would be out of place."""
     policy = models.load(build(tmp_path, "qwen2_5_vl"), dtype="float64")
@@ -230,6 +241,17 @@ def test_qwen2_5s_merger_gets_the_patches_in_the_grids_order(tmp_path: Path) -> 
     in_grid = policy.family.tower(policy.model, video)["features"]
     assert not torch.equal(in_windows, in_grid)
     assert torch.equal(in_windows.sort(0).values, in_grid.sort(0).values)
+
+
+@pytest.mark.parametrize("shape", [BENCH, VIDEO_LLAVA_7B])
+def test_the_benchmarks_clip_is_2056_video_tokens(shape: Shape) -> None:
+    config, model_class, processor = parts("video_llava", shape)
+    with torch.device("meta"):
+        model = model_class(config)
+    encoded = video_llava.encode(processor, ["<video>\nwhat ?"], [clip("video_llava", "v1", shape=shape)])
+    assert encoded.ids[0].count(config.video_token_id) == 8 * 257
+    if shape is VIDEO_LLAVA_7B:
+        assert sum(p.numel() for p in model.model.language_model.parameters()) + model.lm_head.weight.numel() > 6.7e9
 
 
 def test_an_unknown_architecture_is_refused_naming_the_supported_ones(tmp_path: Path) -> None:
