@@ -114,11 +114,39 @@ class Train(Section):
     seed_epochs: Positive = 3
     """Of the seed DPO that makes policy-01 [C]."""
     batch_pairs: Positive = 128
-    micro_batch_pairs: Positive = 4
+    """Pairs an optimiser step, over all ranks."""
     warmup_fraction: Fraction = 0.1
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
     reference: Literal["round_start", "initial"] = "round_start"
     """`round_start` is the released trainer's default; the paper says "current base reference model"."""
+    projector: bool = False
+    """Train the projector too; frozen [C]."""
+    lora_rank: Positive | None = None
+    """Train adapters of this rank on the language model's linear layers instead of its weights, merged after each round
+    [O: for small cards]; none: full parameters [P]."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 32.0
+    """The adapters' scale is lora_alpha / lora_rank [O]."""
+    max_bad_fraction: Fraction = 0.0
+    """Share of pairs that may be left out because they cannot be trained on (empty, too long, only padding) [O]."""
+    micro_batch_tokens: Positive = 8192
+    """Tokens that one rank packs into one forward pass; a pair of Video-LLaVA-7B has about 2,400. Without checkpointing
+    about 4.6 MB a token on the 7B model."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: a third more work, for a fraction of the memory."""
+    ranks: Positive | None = None
+    """Processes on this machine; none: one a GPU, or one on a CPU. More than one, or a GPU: DeepSpeed."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What DeepSpeed's ranks split: nothing, optimiser states, and gradients [C], and weights."""
+    accumulate_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of gradients summed over micro-batches under DeepSpeed."""
+    checkpoint_minutes: Annotated[float, Field(ge=0)] = 15.0
+    """Between two points of resumption; 0: after every optimiser step."""
+    allow_rounded_start: bool = False
+    """Go on from a policy whose fp32 masters are gone, although its stored weights hold only a part of its update."""
+    cache_features: bool = True
+    """Keep what the frozen vision tower gives on the local disk, 4.2 MB a clip of Video-LLaVA-7B."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """A device's peak that MFU and "x of the floor" refer to; none: by the GPU's name, or measured on a CPU."""
 
 
 class Answer(Section):
@@ -189,11 +217,6 @@ class Recipe(Section):
     def _agree(self) -> Self:
         if self.evaluate.dev not in self.data.sets:
             raise ValueError(f"evaluate.dev names {self.evaluate.dev!r}, data.sets has {sorted(self.data.sets)}")
-        if self.train.batch_pairs % self.train.micro_batch_pairs:
-            raise ValueError(
-                f"train.batch_pairs {self.train.batch_pairs} is not a multiple of "
-                f"train.micro_batch_pairs {self.train.micro_batch_pairs}"
-            )
         return self
 
     def canonical(self) -> str:
@@ -215,7 +238,13 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "generate": ("seed", "generate", "model.dtype", "engine.kind"),
     "retrospect": ("seed", "retrospect", "model.dtype", "engine.kind"),
     "judge": ("seed", "judge", "retrospect.context", "model.dtype", "engine.kind"),
-    "train": ("seed", "train"),
+    "train": (
+        "seed",
+        "model.dtype",
+        *(f"train.{key}" for key in ("beta", "learning_rate", "epochs", "seed_epochs", "batch_pairs")),
+        *(f"train.{key}" for key in ("warmup_fraction", "max_grad_norm", "reference", "projector")),
+        *(f"train.{key}" for key in ("lora_rank", "lora_alpha", "max_bad_fraction", "accumulate_dtype")),
+    ),
     "answer": ("answer", "model.dtype", "engine.kind"),
     "evaluate": ("evaluate.grader", "evaluate.model", "evaluate.base_url"),
 }

@@ -30,6 +30,11 @@ def policy(run_uri: str, index: int) -> str:
     return join(run_uri, policy_name(index))
 
 
+def masters(run_uri: str, index: int) -> str:
+    """fp32 weights of the newest policy, where policies are stored in less."""
+    return join(run_uri, "masters", policy_name(index))
+
+
 def answers(run_uri: str, index: int) -> str:
     """Holds a directory an evaluation set."""
     return join(run_uri, "answers", policy_name(index))

@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
@@ -132,7 +132,7 @@ def files(manifest: Manifest, names: Collection[str] | None = None) -> Path:
         for name, file in wanted.items():
             _check(folder / name, file, join(manifest.uri, name))
         return folder
-    folder = _cache() / manifest.digest
+    folder = cache_folder() / manifest.digest
     folder.mkdir(exist_ok=True)
     store = open_store(manifest.uri)
     for name, file in wanted.items():
@@ -217,6 +217,10 @@ class Output:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             self.put(path.relative_to(folder).as_posix(), path)
 
+    def keep(self, names: Iterable[str]) -> None:
+        """Leaves all other files out of the manifest to come."""
+        self._files = {name: self._files[name] for name in names}
+
     def seal(self, *, rows: int, deterministic: bool) -> Manifest:
         """Writes the manifest: the output is complete from here on."""
         known = {name: file or self._hash_stored(name) for name, file in self._files.items()}
@@ -297,7 +301,8 @@ def _damage(uri: str, what: str) -> str:
     return f"{uri} {what}. Delete the directory {uri.rpartition('/')[0]} and run again"
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """This machine's cache: `ISR_DPO_CACHE`, or one in the user's home. Raises DataError: it cannot be written."""
     root = os.environ.get("ISR_DPO_CACHE")
     folder = Path(root) if root else Path.home() / ".cache" / "isr-dpo"
     try:

@@ -26,7 +26,7 @@ def recipe_for(model: Path, world: Path, tracking: str, **changes: Any) -> Recip
         "retrospect": {"max_new_tokens": 6},
         "judge": {"min_label_mass": 0.0},
         "answer": {"max_new_tokens": 5},
-        "train": {"learning_rate": 1e-3, "batch_pairs": 4, "micro_batch_pairs": 4, "seed_epochs": 1},
+        "train": {"learning_rate": 1e-3, "batch_pairs": 4, "micro_batch_tokens": 256, "seed_epochs": 1},
         "evaluate": {"full_at": [1]},
         "tracking": {"uri": tracking},
     }

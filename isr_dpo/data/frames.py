@@ -108,9 +108,9 @@ class FrameStore:
     """Frames by video, from a folder of shards and indexes. Safe to read from several threads."""
 
     def __init__(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
-        names = [path.name for path in self._folder.glob("index-*.jsonl")]
-        self._rows = {row.video: row for row in read_files(self._folder, names, Indexed)}
+        self.folder = Path(folder)
+        names = [path.name for path in self.folder.glob("index-*.jsonl")]
+        self._rows = {row.video: row for row in read_files(self.folder, names, Indexed)}
 
     def videos(self) -> list[str]:
         """The videos that have frames, sorted."""
@@ -124,7 +124,7 @@ class FrameStore:
         """The index row of `video`. Raises DataError as `read` does."""
         row = self._rows.get(video)
         if row is None:
-            raise DataError(f"video {video!r} is not in the frame store {self._folder} ({len(self._rows)} videos)")
+            raise DataError(f"video {video!r} is not in the frame store {self.folder} ({len(self._rows)} videos)")
         if row.reason is not None:
             raise DataError(f"video {video!r} was set aside: {row.reason}")
         return row
@@ -138,10 +138,10 @@ class FrameStore:
         """
         row = self.describe(video)
         try:
-            return np.stack([_pixels(image) for image in _images(self._folder / row.shard, row.spans)])
+            return np.stack([_pixels(image) for image in _images(self.folder / row.shard, row.spans)])
         except (OSError, SyntaxError) as error:  # PIL raises both for damaged images
             raise CorruptOutput(
-                f"{self._folder / row.shard}: frames of {video!r}: {error}; delete the folder"
+                f"{self.folder / row.shard}: frames of {video!r}: {error}; delete the folder"
             ) from error
 
 

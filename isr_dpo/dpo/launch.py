@@ -108,7 +108,7 @@ def _named(error: BaseException) -> IsrDpoError | None:
 
     if isinstance(error, torch.OutOfMemoryError):
         return errors.ModelError(
-            f"train: rank {_rank()} has no more device memory ({error}); lower train.micro_batch_tokens, raise "
+            f"train: rank {rank()} has no more device memory ({error}); lower train.micro_batch_tokens, raise "
             "train.zero_stage, or set train.gradient_checkpointing"
         )
     return error if isinstance(error, IsrDpoError) else None
@@ -116,14 +116,15 @@ def _named(error: BaseException) -> IsrDpoError | None:
 
 def _leave(folder: Path, error: IsrDpoError) -> None:
     tree = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
-    path = folder / f"error-{_rank()}.json"
+    path = folder / f"error-{rank()}.json"
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(tree), encoding="utf-8")
     unfinished.replace(path)
 
 
-def _rank() -> str:
-    return os.environ.get("RANK", "0")
+def rank() -> int:
+    """This process among those of its environment."""
+    return int(os.environ.get("RANK", "0"))
 
 
 class _Log:

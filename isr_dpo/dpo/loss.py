@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,12 +31,12 @@ def dpo_loss(
     return PairLoss(-F.logsigmoid(chosen_reward - rejected_reward), chosen_reward.detach(), rejected_reward.detach())
 
 
-def response_logps(logits: Tensor, ids: Tensor, response: Tensor) -> Tensor:
-    """Summed log-probability (nats, at least fp32) of each row's response tokens [B].
+def response_logps(logits: Tensor, labels: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Summed log-probability (nats, at least fp32) of each response [len(lengths)].
 
-    Args: `logits` [B, T, V], of which position t predicts token t + 1; `ids` [B, T]; `response` [B, T], true where a
-    token belongs to the response.
+    Args: `logits` [n, V] of the positions that predict response tokens; `labels` [n] those tokens; `lengths` how many
+    of them belong to each response, in order.
     """
-    logits = logits[:, :-1] if logits.dtype == torch.float64 else logits[:, :-1].float()
-    logps = logits.log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)  # [B, T-1]
-    return (logps * response[:, 1:]).sum(-1)
+    wide = logits if logits.dtype == torch.float64 else logits.float()
+    logps = -F.cross_entropy(wide, labels, reduction="none")  # [n]
+    return torch.stack([response.sum() for response in torch.split(logps, list(lengths))])

@@ -116,8 +116,7 @@ def export(start: Path, masters: Masters, out: Path, *, dtype: torch.dtype) -> N
     with torch.no_grad():
         for name, master in masters.items():
             _fitting(parameters, name, master, masters).copy_(master)
-    policy.model.save_pretrained(out)
-    policy.processor.save_pretrained(out)
+    models.save(policy, out)
 
 
 def check(model: nn.Module, masters: Masters, *, dtype: torch.dtype) -> None:

@@ -1,76 +1,76 @@
-"""One round's training, from folders to folders: loads, trains, writes."""
+"""A round's training on this machine: in this process on one CPU, by torchrun's ranks otherwise; then the policy."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from torch import Tensor
 
-from isr_dpo import models, prompts
+from isr_dpo import models
 from isr_dpo.config import Recipe
-from isr_dpo.dpo.trainer import Frames, Pairs, Reference, metrics, reference_logps, train
-from isr_dpo.models import Policy
-from isr_dpo.progress import Progress
-from isr_dpo.records import Preference
+from isr_dpo.dpo import launch, masters, reference, worker
+from isr_dpo.dpo.masters import Masters
+from isr_dpo.dpo.trainer import Entry, metrics
+from isr_dpo.dpo.worker import LOG, MASTERS, Job
+
+POLICY = "policy"
 
 
-def train_policy(
-    recipe: Recipe,
-    rows: Sequence[Preference],
-    *,
-    start: Path,
-    initial: Path | None,
-    frames: Frames,
-    round_index: int,
-    folder: Path,
-) -> dict[str, float]:
-    """Trains the policy in `start` on `rows`; writes `folder/policy` (the new policy) and `folder/training` (log.jsonl,
-    a line an optimiser step, and reference.safetensors, the reference log-probs [N] by pair). Returns the metrics.
+def ranks(recipe: Recipe) -> int | None:
+    """Processes to start; None: train in this one."""
+    gpus = torch.cuda.device_count() if recipe.model.device != "cpu" else 0
+    wanted = recipe.train.ranks or gpus or 1
+    return None if wanted == 1 and not gpus else wanted
 
-    `initial` (policy-01) gives the reference log-probs where train.reference is `initial`.
+
+def train_round(folder: Path, recipe: Recipe, job: Job, *, on_step: Callable[[Entry], None] = lambda _: None) -> None:
+    """Works through a job until `folder` holds its masters (or, where the job asks for no more, its reference).
+
+    `on_step` is called in this process with each optimiser step's line of the log, when it is on the disk.
+
+    Raises:
+        IsrDpoError: a rank's own, or OutsideError where a rank died.
     """
-    template = prompts.load(recipe.prompts).answer
-    pairs = Pairs(rows, template=template, frames=frames)
-    settings = recipe.train
-    epochs = settings.seed_epochs if round_index == 0 else settings.epochs
-    title = "seed DPO" if round_index == 0 else f"train, round {round_index}"
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.manual_seed(recipe.seed)
-    reference = _reference(recipe, pairs, initial, title) if initial is not None else None
-    policy = _load(recipe, start)
-    if reference is None:
-        reference = _log_probs(recipe, policy, pairs, title)
-    progress = Progress(title, len(pairs) * epochs, "pairs")
-    trained = train(
-        policy,
-        pairs,
-        reference,
-        settings=settings,
-        epochs=epochs,
-        seed=recipe.seed,
-        round_index=round_index,
-        progress=progress,
-    )
-    policy.model.save_pretrained(folder / "policy")
-    policy.processor.save_pretrained(folder / "policy")
-    training = folder / "training"
-    training.mkdir(parents=True)
-    save_file({"chosen": reference.chosen, "rejected": reference.rejected}, training / "reference.safetensors")
-    (training / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in trained.log), encoding="utf-8")
-    return metrics(trained.log, pairs=len(pairs), seconds=trained.seconds)
+    job.write(folder)
+    count = ranks(recipe)
+    if count is None or launch.distributed_environment():
+        worker.run(folder, on_step)
+    else:
+        launch.launch(folder, ranks=count, on_line=lambda line: on_step(json.loads(line)))
 
 
-def _reference(recipe: Recipe, pairs: Pairs, initial: Path, title: str) -> Reference:
-    return _log_probs(recipe, _load(recipe, initial), pairs, title)
+def export(folder: Path, recipe: Recipe, job: Job) -> dict[str, float]:
+    """Writes `folder/policy` in the recipe's dtype from the masters in `folder`; the round's metrics."""
+    dtype = getattr(torch, recipe.model.dtype)
+    trained = Masters(folder / MASTERS)
+    out = folder / POLICY
+    shutil.rmtree(out, ignore_errors=True)
+    masters.export(Path(job.policy), trained, out, dtype=dtype)
+    log = [json.loads(line) for line in (folder / LOG).read_text(encoding="utf-8").splitlines()]
+    known = reference.load(folder / reference.NAME, policy=job.policy_digest, pairs=job.pairs_digest)
+    return {
+        **metrics(log),
+        "pairs": len(known.pairs()),
+        "left_out": len(known.left_out),
+        "update_kept": masters.update_kept(weights(job), trained, dtype=dtype),
+    }
 
 
-def _log_probs(recipe: Recipe, policy: Policy, pairs: Pairs, title: str) -> Reference:
-    progress = Progress(f"{title}, reference", len(pairs), "pairs")
-    return reference_logps(policy, pairs, micro_batch_pairs=recipe.train.micro_batch_pairs, progress=progress)
+def weights(job: Job) -> Mapping[str, Tensor]:
+    """The round's start in fp32, by parameter name."""
+    if job.masters is not None:
+        return Masters(Path(job.masters))
+    policy = models.load(Path(job.policy), dtype="float32")
+    return {name: parameter.detach() for name, parameter in policy.trainable(projector=True).items()}
 
 
-def _load(recipe: Recipe, folder: Path) -> Policy:
-    return models.load(folder, dtype="float32", device=recipe.model.device, cpu_threads=recipe.model.cpu_threads)
+def check_masters(job: Job) -> None:
+    """Raises StaleOutput where the job's masters are not its policy's."""
+    if job.masters is not None:
+        dtype = masters.stored_dtype(Path(job.policy))
+        policy = models.load(Path(job.policy), dtype=str(dtype).removeprefix("torch."))
+        masters.check(policy.model, Masters(Path(job.masters)), dtype=dtype)

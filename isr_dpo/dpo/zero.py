@@ -65,8 +65,9 @@ def open(
     return backend
 
 
-def config(settings: BackendSettings) -> dict[str, Any]:
-    """DeepSpeed's configuration. Its batch sizes mean nothing: `backward` is told which micro-batch is the last."""
+def config(settings: BackendSettings, *, elements: int) -> dict[str, Any]:
+    """DeepSpeed's configuration for `elements` trained weights. Its batch sizes mean nothing here: `backward` is told
+    which micro-batch is the last."""
     accumulate = {"float32": "fp32", "bfloat16": "bf16"}[settings.accumulate_dtype]
     half = settings.dtype == "bfloat16"
     return {
@@ -75,7 +76,7 @@ def config(settings: BackendSettings) -> dict[str, Any]:
         "data_types": {"grad_accum_dtype": accumulate if half else "fp32"},
         "communication_data_type": accumulate if half else "fp32",
         "gradient_clipping": settings.max_grad_norm or 0.0,
-        "zero_optimization": {"stage": settings.zero_stage, "reduce_bucket_size": BUCKET_ELEMENTS},
+        "zero_optimization": {"stage": settings.zero_stage, "reduce_bucket_size": min(BUCKET_ELEMENTS, elements)},
         "zero_allow_untested_optimizer": True,
     }
 
@@ -100,7 +101,10 @@ class _Zero:
         fused = torch.cuda.is_available()
         self._optimizer = torch.optim.AdamW(parameters.values(), lr=0.0, fused=fused, **ADAMW)
         deepspeed.init_distributed(torch.distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
-        self._engine, *_ = deepspeed.initialize(model=module, optimizer=self._optimizer, config=config(settings))
+        elements = sum(parameter.numel() for parameter in parameters.values())
+        self._engine, *_ = deepspeed.initialize(
+            model=module, optimizer=self._optimizer, config=config(settings, elements=elements)
+        )
         self.module = self._engine
         self._make_moments()
 

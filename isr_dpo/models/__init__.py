@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -101,3 +103,24 @@ def family_of(folder: Path) -> ModuleType:
     logging.set_verbosity_error()  # it reports its choice of image backend, which frames never reach
     logging.disable_progress_bar()
     return importlib.import_module(f"isr_dpo.models.{FAMILIES[architecture]}")
+
+
+def save(policy: Policy, folder: Path) -> None:
+    """Writes model (safetensors) and processor to `folder`."""
+    with _without("deepspeed"):
+        policy.model.save_pretrained(folder)
+    policy.processor.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _without(package: str) -> Iterator[None]:
+    """Hides a package that is not loaded yet: when transformers saves a model it asks, through accelerate, every
+    installed library of parallel training whether it has wrapped it, and loading DeepSpeed for that costs seconds."""
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]

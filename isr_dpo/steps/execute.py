@@ -21,7 +21,8 @@ from isr_dpo.progress import speak
 from isr_dpo.steps.assess import answer_step, evaluate_step, register_step, report_step
 from isr_dpo.steps.common import Inputs, StepResult
 from isr_dpo.steps.prepare import preflight_step, prepare_step
-from isr_dpo.steps.rounds import generate_step, judge_step, retrospect_step, train_step
+from isr_dpo.steps.rounds import generate_step, judge_step, retrospect_step
+from isr_dpo.steps.train import train_step
 from isr_dpo.stores import Missing, join, open_store, read_bytes, write_bytes
 from isr_dpo.stores.lock import owner
 from isr_dpo.titles import title

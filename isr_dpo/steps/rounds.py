@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 from isr_dpo import generate, judge, layout, manifest, preferences, prompts, retrospect
 from isr_dpo.config import Recipe
-from isr_dpo.manifest import Manifest, Output
+from isr_dpo.manifest import Manifest
 from isr_dpo.parts import work_in_parts
 from isr_dpo.progress import Progress
-from isr_dpo.records import Context, Judged, Preference, Question, Responses, to_jsonl
+from isr_dpo.records import Context, Judged, Question, Responses, to_jsonl
 from isr_dpo.steps.common import (
     Inputs,
     StepResult,
     begin,
-    frame_store,
     metrics_of,
     opened_engine,
     questions,
@@ -25,7 +22,6 @@ from isr_dpo.steps.common import (
     rows_of,
     sealed,
 )
-from isr_dpo.stores import open_store
 
 log = logging.getLogger("isr_dpo")
 
@@ -117,43 +113,6 @@ def judge_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Step
     out.write("part-00000.jsonl", to_jsonl(pairs))
     result = sealed(out, preferences.metrics(judged), rows=len(pairs), deterministic=engine.deterministic)
     return _guarded(recipe, result, run_uri, index)
-
-
-def train_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
-    """DPO from policy-t on round t's preferences (round 0: the seed's): policy-(t+1) and round-tt/training."""
-    policy_uri = layout.policy(run_uri, index + 1)
-    training_uri = layout.round_output(run_uri, index, "training")
-    pairs = (
-        rows_of(inputs["dataset"], Preference, "seed-") if index == 0 else rows_of(inputs["preferences"], Preference)
-    )
-    if index == 0 and not pairs:
-        log.info("no seed preferences: policy-01 is the starting model")
-        return StepResult(manifest.alias(policy_uri, inputs["policy"]), {}, reused=False)
-    out = begin(recipe, "policy", "train", inputs, policy_uri)
-    if isinstance(out, Manifest):
-        return StepResult(reused(out).manifest, _standing_metrics(training_uri), reused=True)
-    open_store(training_uri).delete(training_uri)  # of an attempt that ended before its policy was complete
-    training = begin(recipe, "training", "train", inputs, training_uri)
-    assert isinstance(training, Output)
-    from isr_dpo import pyfunc
-    from isr_dpo.dpo import step
-
-    with tempfile.TemporaryDirectory() as folder:
-        metrics = step.train_policy(
-            recipe,
-            pairs,
-            start=manifest.files(inputs["policy"]),
-            initial=manifest.files(inputs["initial"]) if "initial" in inputs else None,
-            frames=frame_store(run_uri, inputs["dataset"]).read,
-            round_index=index,
-            folder=Path(folder),
-        )
-        (Path(folder) / "policy" / pyfunc.NAME).write_bytes(pyfunc.mlmodel_file())
-        training.put_folder(Path(folder) / "training")
-        sealed(training, metrics, rows=len(pairs), deterministic=recipe.model.device == "cpu")
-        out.put_folder(Path(folder) / "policy")
-        policy = out.seal(rows=0, deterministic=recipe.model.device == "cpu")
-    return StepResult(policy, metrics, reused=False)
 
 
 def _contexts(made: Manifest) -> dict[str, str]:

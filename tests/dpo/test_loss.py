@@ -43,17 +43,13 @@ def test_extreme_margins_stay_finite() -> None:
     assert far.item() == pytest.approx(2e5)
 
 
-def test_logps_sum_over_the_response_alone() -> None:
+def test_logps_sum_over_each_response() -> None:
     torch.manual_seed(0)
-    logits = torch.randn(2, 5, 7, dtype=torch.float64)
-    ids = torch.randint(0, 7, (2, 5))
-    response = torch.tensor([[0, 0, 1, 1, 0], [0, 1, 1, 1, 1]], dtype=torch.bool)
-    expected = []
-    for row in range(2):
-        total = 0.0
-        for position in range(1, 5):
-            if response[row, position]:
-                scores = [math.exp(v) for v in logits[row, position - 1].tolist()]
-                total += math.log(scores[ids[row, position]] / sum(scores))
-        expected.append(total)
-    assert response_logps(logits, ids, response).tolist() == pytest.approx(expected, abs=1e-12)
+    logits = torch.randn(5, 7, dtype=torch.float64)
+    labels = torch.tensor([3, 0, 6, 6, 1])
+    each = []
+    for row, label in enumerate(labels.tolist()):
+        scores = [math.exp(value) for value in logits[row].tolist()]
+        each.append(math.log(scores[label] / sum(scores)))
+    expected = [each[0] + each[1], each[2], each[3] + each[4]]
+    assert response_logps(logits, labels, [2, 1, 2]).tolist() == pytest.approx(expected, abs=1e-12)

@@ -1,30 +1,31 @@
-"""The plain trainer: agrees with twenty lines of PyTorch, and repeats itself bit for bit."""
+"""The trainer: agrees with twenty lines of PyTorch, repeats itself bit for bit, stops by name."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from isr_dpo import models, prompts
+from isr_dpo import models
 from isr_dpo.config import Train
-from isr_dpo.dpo.trainer import Pairs, linear_schedule, reference_logps, train
-from isr_dpo.errors import DataError, ModelError
+from isr_dpo.dpo import plain, reference
+from isr_dpo.dpo.backend import Backend, BackendSettings
+from isr_dpo.dpo.batch import Pairs
+from isr_dpo.dpo.floor import Peak, Shape
+from isr_dpo.dpo.forward import SharedPrefix
+from isr_dpo.dpo.plan import optimiser_batches
+from isr_dpo.dpo.reference import Reference
+from isr_dpo.dpo.trainer import Entry, Hardware, Round, metrics, train
+from isr_dpo.errors import ModelError
 from isr_dpo.models import Policy
-from isr_dpo.records import Preference
+from tests.dpo.ordinary import MORE, TEMPLATE, loop
 from tests.tiny import clip, make_policy
 
-SETTINGS = Train(learning_rate=1e-3, beta=0.2, batch_pairs=4, micro_batch_pairs=2, warmup_fraction=0.25)
-ROWS = [
-    Preference(id=f"q{i}", video=f"v{i % 3}", prompt="what colour is the object ?", chosen=chosen, rejected=rejected)
-    for i, (chosen, rejected) in enumerate(
-        [("red", "the object is blue ."), ("the object is red .", "blue"), ("blue", "red red"), ("1", "2")] * 2
-        + [("2 2", "1")]
-    )
-]
+SETTINGS = Train(learning_rate=1e-3, beta=0.2, batch_pairs=2, micro_batch_tokens=150, warmup_fraction=0.25)
+ROUND = Round(index=1, epochs=2, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -32,104 +33,89 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_policy(tmp_path_factory.mktemp("tiny"))
 
 
-def pairs_of(rows: Sequence[Preference]) -> Pairs:
-    return Pairs(rows, template=prompts.load("world").answer, frames=clip)
+class Trained:
+    """A policy made ready for training, and its log."""
+
+    def __init__(self, folder: Path, *, dtype: str = "float32", projector: bool = False) -> None:
+        self.policy: Policy = models.load(folder, dtype=dtype)
+        parameters = self.policy.trainable(projector=projector)
+        for name, parameter in self.policy.model.named_parameters():
+            parameter.requires_grad_(name in parameters)
+        module = SharedPrefix(self.policy)
+        self.backend: Backend = plain.open(module, parameters, BackendSettings(), states=lambda _: None)
+        self.pairs = Pairs(MORE, self.policy, template=TEMPLATE, frames=clip)
+        self.reference: Reference = reference.compute(self.backend, self.pairs, budget_tokens=300, max_bad_fraction=0)
+        self.log: list[Entry] = []
+
+    def run(self, settings: Train = SETTINGS) -> Trained:
+        train(
+            self.backend,
+            self.pairs,
+            self.reference,
+            settings=settings,
+            round_=ROUND,
+            hardware=Hardware(Shape.of(self.policy.model), Peak(1e9, "stated")),
+            on_step=self.log.append,
+        )
+        return self
 
 
-def run(
-    folder: Path, settings: Train = SETTINGS, rows: Sequence[Preference] = ROWS, *, dtype: str = "float32"
-) -> tuple[Policy, list[dict[str, float]]]:
-    policy = models.load(folder, dtype=dtype)
-    reference = reference_logps(policy, pairs_of(rows), micro_batch_pairs=settings.micro_batch_pairs)
-    trained = train(policy, pairs_of(rows), reference, settings=settings, epochs=2, seed=3, round_index=1)
-    return policy, trained.log
+def test_training_equals_a_plain_loop_of_ordinary_passes(folder: Path) -> None:
+    ours = Trained(folder, dtype="float64").run()
+    policy = models.load(folder, dtype="float64")
+    batches = optimiser_batches(range(len(MORE)), batch_pairs=2, epochs=2, seed=3, round_index=1)
+    losses, _ = loop(policy, MORE, batches, SETTINGS, clip)
+    assert len(losses) == 10
+    assert [entry["loss"] for entry in ours.log] == pytest.approx(losses, abs=1e-6)  # transformers norms in fp32
+    for name, weight in policy.model.state_dict().items():
+        assert torch.allclose(ours.policy.model.state_dict()[name], weight, atol=1e-5), name
 
 
-def test_a_pairs_log_probs_are_those_of_each_sequence_alone(folder: Path) -> None:
-    policy = models.load(folder)
-    policy.model.double()
-    chosen, rejected = pairs_of(ROWS).logps(policy, [1, 4])
-    for number, row in enumerate((ROWS[1], ROWS[4])):
-        for text, value in ((row.chosen, chosen), (row.rejected, rejected)):
-            encoded = policy.encode([policy.chat(row.prompt)], [clip(row.video)])
-            response = [*policy.tokenizer.encode(text, add_special_tokens=False), policy.tokenizer.eos_token_id]
-            ids = torch.tensor([encoded.ids[0] + response])
-            logits = policy.model(
-                input_ids=ids, pixel_values_videos=encoded.pixels["pixel_values_videos"].double()
-            ).logits
-            logps = logits[0, -len(response) - 1 : -1].log_softmax(-1)
-            expected = sum(float(logps[i, token].detach()) for i, token in enumerate(response))
-            assert float(value[number].detach()) == pytest.approx(expected, abs=1e-9)
-
-
-def test_training_equals_a_plain_loop(folder: Path) -> None:
-    policy, log = run(folder, SETTINGS, ROWS[:8], dtype="float64")
-    plain = models.load(folder, dtype="float64")
-    trainable = [p for n, p in plain.model.named_parameters() if "language_model" in n or n.startswith("lm_head")]
-    pairs = pairs_of(ROWS[:8])
-    with torch.no_grad():
-        reference = pairs.logps(plain, range(8))
-    optimizer = torch.optim.AdamW(trainable, lr=1e-3, weight_decay=0.0)
-    from isr_dpo.dpo.trainer import _batches
-
-    for step, batch in enumerate(_batches(8, 4, 2, 3, 1)):
-        factor = (step + 1) / 2 if step < 1 else (4 - step) / 3
-        for group in optimizer.param_groups:
-            group["lr"] = 1e-3 * factor
-        chosen, rejected = pairs.logps(plain, batch)
-        margin = 0.2 * ((chosen - reference[0][batch]) - (rejected - reference[1][batch]))
-        loss = torch.log(1 + torch.exp(-margin)).mean()
-        assert log[step]["loss"] == pytest.approx(float(loss.detach()), abs=1e-12)
-        assert log[step]["learning_rate"] == pytest.approx(1e-3 * factor)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    for (name, ours), theirs in zip(policy.model.state_dict().items(), plain.model.state_dict().values(), strict=True):
-        assert torch.allclose(ours, theirs, atol=1e-9), name
-
-
-def test_training_lowers_the_loss_and_touches_the_language_model_alone(folder: Path) -> None:
-    before = models.load(folder).model.state_dict()
-    policy, log = run(folder)
+def test_the_first_loss_is_log_2_exactly_at_the_reference(folder: Path) -> None:
+    log = Trained(folder).run(SETTINGS.model_copy(update={"micro_batch_tokens": 100_000})).log
     assert log[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert log[0]["margin"] == pytest.approx(0, abs=1e-5)
     assert log[-1]["loss"] < log[0]["loss"]
-    changed = {name for name, value in policy.model.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed
-    assert all(name.startswith(("model.language_model.", "lm_head.")) for name in changed)
+
+
+@pytest.mark.parametrize("projector", [False, True])
+def test_only_what_the_recipe_trains_changes(folder: Path, projector: bool) -> None:
+    before = models.load(folder).model.state_dict()
+    after = Trained(folder, projector=projector).run().policy.model.state_dict()
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("model.language_model.") for name in changed)
+    assert any("projector" in name for name in changed) is projector
+    assert not any("tower" in name for name in changed)
 
 
 def test_the_same_pairs_give_the_same_weights_bit_for_bit(folder: Path) -> None:
-    first, second = run(folder)[0].model.state_dict(), run(folder)[0].model.state_dict()
+    first, second = (Trained(folder).run().policy.model.state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_every_pair_is_seen_once_an_epoch_and_the_last_batch_may_be_smaller() -> None:
-    from isr_dpo.dpo.trainer import _batches
-
-    batches = list(_batches(9, 4, 2, seed=0, round_index=1))
-    assert [len(b) for b in batches] == [4, 4, 1, 4, 4, 1]
-    first, second = (sorted(i for batch in epoch for i in batch) for epoch in (batches[:3], batches[3:]))
-    assert first == second == list(range(9))
-    assert batches[:3] != batches[3:]
-
-
-def test_schedule_warms_up_and_ends_at_zero() -> None:
-    factor = linear_schedule(10, 0.2)
-    assert [factor(s) for s in range(11)] == pytest.approx(
-        [1 / 3, 2 / 3, 1, 7 / 8, 6 / 8, 5 / 8, 4 / 8, 3 / 8, 2 / 8, 1 / 8, 0]
-    )
+def test_the_log_and_its_summary_say_what_happened(folder: Path) -> None:
+    log = Trained(folder).run().log
+    assert [entry["step"] for entry in log] == list(range(1, 11))
+    assert [entry["pairs"] for entry in log] == [2, 2, 2, 2, 1] * 2
+    rates = [entry["learning_rate"] / 1e-3 for entry in log]
+    assert rates == pytest.approx([1 / 4, 2 / 4, 3 / 4, 1, 6 / 7, 5 / 7, 4 / 7, 3 / 7, 2 / 7, 1 / 7])
+    summary = metrics(log)
+    assert summary["loss_first"] == log[0]["loss"]
+    assert summary["margin"] == pytest.approx((log[-1]["margin"] + log[-2]["margin"]) / 2)
+    assert summary["pairs_per_second"] == pytest.approx(18 / sum(entry["seconds"] for entry in log))
+    assert summary["mfu"] > 0
+    assert summary["floor_ratio"] == pytest.approx(1 / summary["mfu"])
 
 
 def test_a_loss_that_is_not_finite_stops_the_round_by_name(folder: Path) -> None:
-    policy = models.load(folder)
-    reference = reference_logps(policy, pairs_of(ROWS), micro_batch_pairs=2)
-    broken = reference._replace(chosen=reference.chosen * math.nan)
-    with pytest.raises(ModelError, match=r"round 1, step 1: loss nan.*lower train.learning_rate"):
-        train(policy, pairs_of(ROWS), broken, settings=SETTINGS, epochs=1, seed=0, round_index=1)
+    broken = Trained(folder)
+    broken.reference = replace(broken.reference, chosen=broken.reference.chosen * math.nan)
+    with pytest.raises(ModelError, match=r"round 1, step 1: the loss is nan; lower train.learning_rate \(0.001\)"):
+        broken.run()
 
 
-def test_no_pairs_or_one_sided_pairs_are_refused() -> None:
-    with pytest.raises(DataError, match="no preference pairs"):
-        pairs_of([])
-    with pytest.raises(DataError, match=r"pair q0 has an empty side: chosen 'red', rejected '  '"):
-        pairs_of([ROWS[0].model_copy(update={"rejected": "  "})])
+def test_a_gradient_that_is_not_finite_stops_the_round_by_name(folder: Path) -> None:
+    broken = Trained(folder)
+    next(iter(broken.policy.trainable().values())).register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(ModelError, match=r"round 1, step 1: the gradient norm is (inf|nan)"):
+        broken.run()
