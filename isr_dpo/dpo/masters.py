@@ -23,7 +23,7 @@ from isr_dpo.errors import CorruptOutput, StaleOutput
 
 SHARD_BYTES = 4 * 1024**3
 _INDEX = ".index.json"
-_CHUNK = 1 << 18  # elements: a chunk and its casts stay in the cache, which halves the time (one minute of one core at 7B)
+_CHUNK = 1 << 18  # elements: a chunk and its casts stay in the cache, a minute of one core at 7B
 
 
 def write(
