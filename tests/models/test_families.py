@@ -54,7 +54,9 @@ def towers(policy: Policy, encoded: Encoded) -> list[dict[str, Tensor]]:
 
 def with_pixels(policy: Policy, ids: Tensor, video: dict[str, Tensor]) -> Tensor:
     """Logits [B, T, V] of an ordinary forward pass, which runs the tower and places the tokens itself."""
-    inputs = common.place(policy.model, video) | policy.family.inputs(policy.model, ids)
+    inputs = common.place(policy.model, video)
+    if "video_grid_thw" in video:
+        inputs["mm_token_type_ids"] = torch.tensor(policy.processor.create_mm_token_type_ids(ids.tolist()))
     logits: Tensor = policy.model(input_ids=ids, **inputs).logits
     return logits
 
@@ -189,6 +191,7 @@ def test_without_the_newer_hook_features_go_in_as_embeddings(
     inputs = feed(policy.model, ids, features)
     assert set(inputs) == {"inputs_embeds"}
     logits = policy.model(**inputs, position_ids=positions).logits
+    assert not policy.model.get_decoder()._forward_pre_hooks
     assert torch.allclose(logits, with_pixels(policy, ids, encoded.videos[0]), rtol=0, atol=1e-9)
 
 
