@@ -47,7 +47,7 @@ def launch(folder: Path, *, ranks: int, on_line: Callable[[str], None], worker: 
         folder: the job. The ranks' own messages go into `logs/` there, what they compile into `extensions/`.
         on_line: called in this process with each line that the worker adds to `log.jsonl`, in order; lines that were
             there before, or are written again as they were, are passed over.
-        worker: a module whose main runs inside `rank_of`; it leaves SIGTERM to its default.
+        worker: a module whose main runs inside `rank_of`.
 
     Raises:
         IsrDpoError: a rank's own error, with its class and message.
@@ -81,45 +81,42 @@ def launch(folder: Path, *, ranks: int, on_line: Callable[[str], None], worker: 
 
 @contextmanager
 def rank_of(folder: Path) -> Iterator[Path]:
-    """The body of one rank's program. An error ends the process at once, without the clean-up that would wait for the
-    other ranks; one of ours is left in `folder` for `launch`, as `error-<rank>.json` {type, message, exit_code}."""
+    """The body of one rank's program. An error is left in `folder` for `launch`, as `error-<rank>.json` {type, message,
+    exit_code}, and ends the process at once, without the clean-up that would wait for the other ranks."""
     if TORCHRUN_PID in os.environ:
         die_with(int(os.environ[TORCHRUN_PID]))
-    code = 1
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a handler of Python's never runs in a rank that waits for another
     try:
         yield folder
-        code = 0
     except BaseException as error:  # noqa: BLE001 - the process ends here, whatever it was
-        named = _named(error)
-        if named is not None:
-            code = named.exit_code
-            _leave(folder, named)
         traceback.print_exc()
-    finally:
-        if code:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
+        code = _leave(folder, _named(error))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
-def _named(error: BaseException) -> IsrDpoError | None:
-    """The error for the user, where there is one."""
+def _named(error: BaseException) -> BaseException:
+    """The error as a user needs it."""
     import torch
 
-    if isinstance(error, torch.OutOfMemoryError):
-        return errors.ModelError(
-            f"train: rank {rank()} has no more device memory ({error}); lower train.micro_batch_tokens, raise "
-            "train.zero_stage, or set train.gradient_checkpointing"
-        )
-    return error if isinstance(error, IsrDpoError) else None
+    if not isinstance(error, torch.OutOfMemoryError):
+        return error
+    return errors.ModelError(
+        f"train: rank {rank()} has no more device memory ({error}); lower train.micro_batch_tokens, raise "
+        "train.zero_stage, or set train.gradient_checkpointing"
+    )
 
 
-def _leave(folder: Path, error: IsrDpoError) -> None:
-    tree = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
+def _leave(folder: Path, error: BaseException) -> int:
+    """Writes the error down; the exit code."""
+    code = error.exit_code if isinstance(error, IsrDpoError) else 1
     path = folder / f"error-{rank()}.json"
     unfinished = path.with_suffix(".unfinished")
+    tree = {"type": type(error).__name__, "message": str(error), "exit_code": code}
     unfinished.write_text(json.dumps(tree), encoding="utf-8")
     unfinished.replace(path)
+    return code
 
 
 def rank() -> int:
@@ -156,8 +153,8 @@ def _environment(folder: Path, ranks: int) -> dict[str, str]:
     """Of torchrun and its ranks. Extension folders are per job: a killed compile leaves a lock that later ones would
     wait for."""
     threads = max(1, (os.cpu_count() or 1) // ranks)
-    own = {"TORCH_EXTENSIONS_DIR": str(folder / "extensions"), "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_SECONDS)}
-    return {"OMP_NUM_THREADS": str(threads), **os.environ, **own, "PYTHONUNBUFFERED": "1"}
+    own = {"TORCH_EXTENSIONS_DIR": str(folder / "extensions"), "PYTHONUNBUFFERED": "1"}
+    return {"OMP_NUM_THREADS": str(threads), **os.environ, **own}
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
@@ -165,33 +162,33 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(timeout=STOP_SECONDS + 2)
+            process.wait(timeout=STOP_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 def _error(folder: Path, report: Path, *, ranks: int, code: int) -> IsrDpoError:
-    """What to tell the user: a rank's own words first, for the others often fall over the one that failed."""
+    """What to tell the user. Where several ranks fell, the others often fell over the first: an error of ours comes
+    first, then a signal, then what a rank raised, the earliest of each."""
     left = sorted(folder.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns)
-    if left:
-        tree = json.loads(left[0].read_text(encoding="utf-8"))
-        kind: type[IsrDpoError] = getattr(errors, tree["type"], IsrDpoError)
-        return kind(tree["message"])
+    for path in left:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        kind = getattr(errors, tree["type"], None)
+        if kind is not None:
+            return kind(tree["message"])  # type: ignore[no-any-return]
     if not report.exists():
         return OutsideError(f"train: torchrun {_how(code)}:\n{_tail(folder / LOGS / 'torchrun.log')}")
-    failure = _first(json.loads(report.read_text(encoding="utf-8")))
-    rank, printed = failure["rank"], _printed(folder, failure["rank"])
-    hint = "; the kernel does so when memory runs out" if failure["exit_code"] == -signal.SIGKILL else ""
-    return OutsideError(f"train: rank {rank} of {ranks} {_how(failure['exit_code'])}{hint}. Its last words:\n{printed}")
-
-
-def _first(failures: list[dict[str, int]]) -> dict[str, int]:
-    """The failure that brought the others about. torchrun looks ten times a second, so of those seen together a signal
-    comes before an exit code (of a rank that lost its peer), and torchrun's own SIGTERM last."""
-    earliest = min(failure["seconds"] for failure in failures)
-    together = [failure for failure in failures if failure["seconds"] <= earliest + 2]
-    return min(together, key=lambda failure: (failure["exit_code"] == -signal.SIGTERM, failure["exit_code"] > 0))
+    failures = json.loads(report.read_text(encoding="utf-8"))
+    ends = {failure["rank"]: failure["exit_code"] for failure in failures}
+    soon = min(failure["seconds"] for failure in failures) + 2  # later ones torchrun has ended itself
+    signalled = [f["rank"] for f in failures if 0 > f["exit_code"] != -signal.SIGTERM and f["seconds"] <= soon]
+    raised = [int(path.stem.removeprefix("error-")) for path in left]
+    rank = next(rank for rank in (*signalled, *raised, *ends) if rank in ends)
+    hint = "; the kernel does so when memory runs out" if ends[rank] == -signal.SIGKILL else ""
+    return OutsideError(
+        f"train: rank {rank} of {ranks} {_how(ends[rank])}{hint}. Its last words:\n{_printed(folder, rank)}"
+    )
 
 
 def _how(code: int) -> str:

@@ -3,7 +3,7 @@
     python -m isr_dpo.dpo.torchrun REPORT LAUNCHER_PID TORCHRUN_ARGUMENT...
 
 torchrun ends the other ranks when one fails and prints which; `REPORT` says the same to a program:
-`[{"rank": 1, "exit_code": -9, "seconds": 1780000000}, ...]`, with the time at which each was seen to have failed.
+`[{"rank": 1, "exit_code": -9, "seconds": 1780000000}, ...]`, with the time at which each end was seen.
 """
 
 from __future__ import annotations
