@@ -14,7 +14,7 @@ class _Stopped(Exception):
 
 def run(job: Job, channel: Channel) -> None:
     from isr_dpo import models, prompts
-    from isr_dpo.dpo import reference
+    from isr_dpo.dpo import plain, reference
     from isr_dpo.dpo.backend import BackendSettings
     from isr_dpo.dpo.batch import Pairs
     from isr_dpo.dpo.features import Features
@@ -30,11 +30,11 @@ def run(job: Job, channel: Channel) -> None:
         parameter.requires_grad_(name in trained)
     features = Features(job.folder / f"features-{job.checkpointing}")
     module = SharedPrefix(policy, features=features, checkpointing=job.checkpointing)
-    settings = BackendSettings(zero_stage=0, dtype=dtype, max_grad_norm=MAX_GRAD_NORM)
-    backend = _opener()(module, trained, settings, states=lambda name: None)
+    settings = BackendSettings(dtype=dtype, max_grad_norm=MAX_GRAD_NORM)
+    backend = plain.open(module, trained, settings, states=lambda name: None)
 
     def pairs_with(kept: Features | None) -> Pairs:
-        template = prompts.load("world").answer
+        template = prompts.load("lmm").answer
         return Pairs(rows, policy, template=template, frames=lambda video: clip(video, sizes), features=kept)
 
     pairs, longest = pairs_with(features), max(map(len, _tokens(pairs_with(None))))
@@ -84,16 +84,6 @@ def _train_settings(pairs: int, budget: int) -> Any:
         micro_batch_tokens=budget,
         max_grad_norm=MAX_GRAD_NORM,
     )
-
-
-def _opener() -> Any:
-    if on_gpu():
-        from isr_dpo.dpo import zero
-
-        return zero.open
-    from isr_dpo.dpo import plain
-
-    return plain.open
 
 
 def _tokens(pairs: Any) -> list[Any]:

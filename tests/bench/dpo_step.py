@@ -20,7 +20,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,8 +113,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--pairs", type=int, default=Sizes.pairs, help="a step's")
     parser.add_argument("--micro-batch-pairs", type=int, default=1, help="in one forward pass")
-    parser.add_argument("--hidden", type=int, default=Sizes.hidden)
-    parser.add_argument("--layers", type=int, default=Sizes.layers)
+    parser.add_argument("--hidden", type=int, default=Sizes.shape.hidden)
+    parser.add_argument("--layers", type=int, default=Sizes.shape.layers)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each side, on a CPU")
     parser.add_argument("--small", action="store_true", help="tiny sizes: does it run at all?")
     parser.add_argument("--keep", type=Path, help="file for all that the sides said, as JSON")
@@ -126,13 +126,10 @@ def _options() -> argparse.Namespace:
 def _sizes(options: argparse.Namespace) -> Sizes:
     if options.small:
         return SMALL
-    return Sizes(
-        hidden=options.hidden,
-        layers=options.layers,
-        heads=options.hidden // 64,
-        intermediate=options.hidden * 43 // 16,
-        pairs=options.pairs,
-    )
+    heads, sizes = options.hidden // 64, Sizes(pairs=options.pairs)
+    intermediate = options.hidden * 43 // 16
+    shape = replace(sizes.shape, hidden=options.hidden, intermediate=intermediate, layers=options.layers)
+    return replace(sizes, shape=replace(shape, heads=heads, kv_heads=heads))
 
 
 def _side(options: argparse.Namespace) -> None:
@@ -147,7 +144,7 @@ def _side(options: argparse.Namespace) -> None:
 
 def _draw(folder: Path, sizes: Sizes) -> None:
     """In a process of its own, so that this one stays small and quiet."""
-    code = "import sys; from pathlib import Path; from tests.bench.dpo_setup import Sizes, write; "
+    code = "import sys; from pathlib import Path; from tests.bench.dpo_setup import Shape, Sizes, write; "
     code += f"write(Path(sys.argv[1]), {sizes!r})"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, stdout=sys.stderr)
 
@@ -193,11 +190,12 @@ def report(sides: Mapping[str, Child], sizes: Sizes, *, micro_batch_pairs: int, 
     from tests.bench import dpo_cost  # imports torch, which this process needs only now
 
     lengths = [Lengths(*row) for row in sides["ours"].facts["lengths"]]
-    shares = dpo_cost.shares(sizes, lengths)
+    shape = sizes.shape
+    shares = dpo_cost.shares(shape, lengths)
     worst = check(sides, gpu=gpu)
     losses = " ".join(f"{step['loss']:.4f}" for step in sides["trl"].steps)
     lines = [
-        f"{sizes.layers} layers of width {sizes.hidden}, vocabulary {sizes.vocabulary}, {sizes.pairs} pairs a step in "
+        f"{shape.layers} layers of width {shape.hidden}, vocabulary {shape.vocabulary}, {sizes.pairs} pairs a step in "
         f"micro-batches of {micro_batch_pairs}: {_mean(lengths, 0):.0f} prompt tokens "
         f"({sides['ours'].facts['video_tokens']} video; {sides['trl'].facts['video_tokens']} as images for TRL), "
         f"{_mean(lengths, 1):.0f} chosen, {_mean(lengths, 2):.0f} rejected",
@@ -215,7 +213,7 @@ def report(sides: Mapping[str, Child], sizes: Sizes, *, micro_batch_pairs: int, 
         row = f"{name:22}{time.median:10.3f}{time.low:9.3f}{time.high:9.3f}{quartiles:>18}"
         lines.append(row + f"{once:8.3f}{cpu:9.3f}{peaks[name] / 1e9:10.3f}")
     trl, plain, equal = SIDES
-    ideal = dpo_cost.ideal_ratio(sizes, lengths)
+    ideal = dpo_cost.ideal_ratio(shape, lengths)
     return "\n".join(
         [
             *lines,

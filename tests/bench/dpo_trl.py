@@ -82,16 +82,17 @@ def _dataset(job: Job, processor: Any) -> Any:
     from PIL import Image
 
     sizes = read_sizes(job.folder)
+    begin, end = processor.tokenizer.bos_token, processor.tokenizer.eos_token
     rows = []
     for pair in read_pairs(job.folder):
         content = [{"type": "video"}, {"type": "text", "text": pair.prompt}]
         prompt = processor.apply_chat_template(
             [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
         )
-        end = processor.tokenizer.eos_token
+        prompt = prompt.replace(VIDEO, IMAGE * sizes.shape.frames)
         rows.append(
             {
-                "prompt": prompt.replace(VIDEO, IMAGE * sizes.frames),
+                "prompt": begin + prompt,  # TRL's collator adds no special tokens
                 "chosen": pair.chosen + end,
                 "rejected": pair.rejected + end,
                 "images": [Image.fromarray(frame) for frame in clip(pair.video, sizes)],

@@ -33,7 +33,7 @@ def test_both_sides_agree_and_the_ratios_are_printed(tmp_path: Path) -> None:
 
 def test_tower_and_head_stay_small_at_the_size_that_is_measured() -> None:
     sizes = Sizes()
-    shares = dpo_cost.shares(sizes, [Lengths(sizes.video_tokens + sizes.prompt_words, 120, 120)])
+    shares = dpo_cost.shares(sizes.shape, [Lengths(sizes.video_tokens + sizes.prompt_words, 120, 120)])
     assert sizes.video_tokens == 2056
     assert shares.tower <= 0.15
     assert shares.head <= 0.15
