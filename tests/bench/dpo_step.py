@@ -88,24 +88,15 @@ def main() -> None:
     if options.side:
         _side(options)
         return
+    sizes = _sizes(options)
     with tempfile.TemporaryDirectory() as folder:
-        sizes = _sizes(options)
-        _draw(Path(folder), sizes)
-        with ExitStack() as stack:
-            children = [_started(stack, name, Path(folder), options) for name in SIDES]
-            for child in children:
-                child.start()
-            for turn in range(1 + options.repeats):
-                for child in children:
-                    child.step()
-                if turn == 0:
-                    print("warm-up done", file=sys.stderr, flush=True)
-            for child in children:
-                child.stop()
-    sides = {child.name: child for child in children}
+        draw(Path(folder), sizes)
+        sides = measure(
+            Path(folder), repeats=options.repeats, micro_batch_pairs=options.micro_batch_pairs, threads=options.threads
+        )
     if options.keep:
         options.keep.write_text(json.dumps({name: [side.facts, *side.steps] for name, side in sides.items()}, indent=1))
-    print(report(sides, sizes, micro_batch_pairs=options.micro_batch_pairs, gpu=children[0].facts["gpu"]))
+    print(report(sides, sizes, micro_batch_pairs=options.micro_batch_pairs, gpu=sides["trl"].facts["gpu"]))
 
 
 def _options() -> argparse.Namespace:
@@ -142,17 +133,44 @@ def _side(options: argparse.Namespace) -> None:
     {"ours": dpo_ours, "trl": dpo_trl}[owner].run(job, Channel())
 
 
-def _draw(folder: Path, sizes: Sizes) -> None:
-    """In a process of its own, so that this one stays small and quiet."""
+def draw(folder: Path, sizes: Sizes) -> None:
+    """Model and pairs, by a process of its own, so that this one stays small and quiet."""
     code = "import sys; from pathlib import Path; from tests.bench.dpo_setup import Shape, Sizes, write; "
     code += f"write(Path(sys.argv[1]), {sizes!r})"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True, stdout=sys.stderr)
 
 
-def _started(stack: ExitStack, name: str, folder: Path, options: argparse.Namespace) -> Child:
-    command = [sys.executable, "-m", "tests.bench.dpo_step", "--side", name, "--folder", str(folder)]
-    command += ["--micro-batch-pairs", str(options.micro_batch_pairs), "--threads", str(options.threads)]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads), "TOKENIZERS_PARALLELISM": "false"}
+def measure(
+    folder: Path, *, repeats: int, micro_batch_pairs: int, threads: int, together: bool = True
+) -> dict[str, Child]:
+    """All sides: a warm-up step and `repeats` steps each, in turn. Not `together`: one side after the other, where a
+    device does not hold all of them."""
+    with ExitStack() as stack:
+        command = ["--folder", str(folder), "--micro-batch-pairs", str(micro_batch_pairs), "--threads", str(threads)]
+        if together:
+            children = [_started(stack, name, command, threads) for name in SIDES]
+            _take_turns(children, repeats)
+        else:
+            children = []
+            for name in SIDES:
+                children.append(_started(stack, name, command, threads))
+                _take_turns(children[-1:], repeats)
+    return {child.name: child for child in children}
+
+
+def _take_turns(children: Sequence[Child], repeats: int) -> None:
+    for child in children:
+        child.start()
+    for _ in range(1 + repeats):
+        for child in children:
+            child.step()
+    for child in children:
+        child.stop()
+
+
+def _started(stack: ExitStack, name: str, arguments: Sequence[str], threads: int) -> Child:
+    command = [sys.executable, "-m", "tests.bench.dpo_step", "--side", name, *arguments]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
     pipe = subprocess.PIPE
     process = stack.enter_context(
         subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment)  # its stderr is ours
