@@ -55,7 +55,6 @@ def test_all_findings_are_reported_at_once() -> None:
 
 def test_keys_that_must_agree() -> None:
     assert "evaluate.dev names 'val'" in refused(SMALL + "evaluate: {dev: val}\n")
-    assert "not a multiple" in refused(SMALL + "train: {batch_pairs: 6, micro_batch_pairs: 4}\n")
 
 
 def test_changes_set_dotted_keys_and_are_checked_like_the_recipe() -> None:

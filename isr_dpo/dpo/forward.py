@@ -12,6 +12,7 @@ from isr_dpo.dpo.batch import Batch, Video
 from isr_dpo.dpo.features import Features
 from isr_dpo.dpo.loss import response_logps
 from isr_dpo.models import Policy
+from isr_dpo.models.common import feed
 
 
 class Logps(NamedTuple):
@@ -49,9 +50,8 @@ class SharedPrefix(nn.Module):
         self._layout = batch.layout
         features = self._family.project(self.model, self._towers(batch.videos))
         logits = self.model(
-            input_ids=batch.ids,
+            **feed(self.model, batch.ids, features),
             position_ids=batch.positions,
-            mm_encoder_outputs={"video": features},
             logits_to_keep=batch.rows,
             use_cache=False,
             layout=batch.layout,

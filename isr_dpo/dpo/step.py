@@ -35,6 +35,8 @@ def train_round(folder: Path, recipe: Recipe, job: Job, *, on_step: Callable[[En
     Raises:
         IsrDpoError: a rank's own, or OutsideError where a rank died.
     """
+    if (folder / MASTERS).exists():
+        return
     job.write(folder)
     count = ranks(recipe)
     if count is None or launch.distributed_environment():

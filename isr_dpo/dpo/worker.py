@@ -14,6 +14,7 @@ Run in the step's own process on one CPU; started on each rank by torchrun other
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -41,6 +42,8 @@ from isr_dpo.models import Policy
 from isr_dpo.progress import Progress
 from isr_dpo.records import Preference, read_files
 from isr_dpo.titles import title
+
+log = logging.getLogger("isr_dpo")
 
 PAIRS = "pairs.jsonl"
 LOG = "log.jsonl"
@@ -76,9 +79,6 @@ class Job:
         return cls(**json.loads((folder / "job.json").read_text(encoding="utf-8")))
 
 
-Notice = Callable[[], None]
-
-
 def run(folder: Path, on_step: Callable[[Entry], None] = lambda _: None) -> None:
     """Works through the job in `folder`: goes on from its newest checkpoint, does nothing where its masters stand.
 
@@ -92,6 +92,7 @@ def run(folder: Path, on_step: Callable[[Entry], None] = lambda _: None) -> None
     job = Job.read(folder)
     recipe = config.parse(job.recipe)
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costs time for nothing
     torch.manual_seed(recipe.seed)
     distributed = launch.distributed_environment()
     policy, originals = _open_policy(job, recipe, distributed=distributed)
@@ -106,13 +107,15 @@ def run(folder: Path, on_step: Callable[[Entry], None] = lambda _: None) -> None
         accumulate_dtype=recipe.train.accumulate_dtype,
         max_grad_norm=recipe.train.max_grad_norm,
     )
-    states = _states(resumed, originals)
+    if resumed is not None:
+        log.info("%s: going on from step %d", title("train", job.round_index), resumed.step)
+    done, states = resumed.step if resumed else 0, _states(resumed, originals)
     if distributed:
         from isr_dpo.dpo import zero
 
-        backend = zero.open(module, parameters, settings, states=states, steps=resumed.step if resumed else 0)
+        backend = zero.open(module, parameters, settings, states=states, steps=done, whole=policy.model.get_decoder())
     else:
-        backend = plain.open(module, parameters, settings, states=states, steps=resumed.step if resumed else 0)
+        backend = plain.open(module, parameters, settings, states=states, steps=done)
     pairs = Pairs(
         read_files(folder, [PAIRS], Preference),
         policy,
@@ -131,7 +134,7 @@ def run(folder: Path, on_step: Callable[[Entry], None] = lambda _: None) -> None
             settings=recipe.train,
             round_=Round(job.round_index, epochs, recipe.seed),
             hardware=Hardware(shape, peak),
-            done=resumed.step if resumed else 0,
+            done=done,
             on_step=_Recorder(folder, backend, recipe, resumed, on_step),
         )
         _finish(folder, policy, backend, recipe, originals)
@@ -160,8 +163,8 @@ class _Recorder:
     def __call__(self, entry: Entry) -> None:
         self._entries.append(entry)
         if self._backend.rank == 0:
-            with (self._folder / LOG).open("a", encoding="utf-8") as log:
-                log.write(json.dumps(entry) + "\n")
+            with (self._folder / LOG).open("a", encoding="utf-8") as lines:
+                lines.write(json.dumps(entry) + "\n")
         late = self._backend.rank == 0 and time.monotonic() - self._saved >= self._seconds
         if entry["step"] < entry["steps"] and self._backend.sum(torch.tensor([float(late)], dtype=torch.float64))[0]:
             checkpoint.save(self._folder / checkpoint.FOLDER, self._backend, self._entries)

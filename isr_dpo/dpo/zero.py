@@ -11,6 +11,7 @@ and out through `deepspeed.utils.safe_*`, so a start from them is exact and not 
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -33,6 +34,7 @@ def open(
     *,
     states: States,
     steps: int = 0,
+    whole: nn.Module | None = None,
 ) -> Backend:
     """A backend on this rank. Collective: every rank opens with the same weights and settings.
 
@@ -42,6 +44,7 @@ def open(
         states: what each starts from. A weight loaded in fp32 for which there is no state is the master as it is; its
             copy costs memory until the backend stands, so load a large policy in `settings.dtype`.
         steps: optimiser steps already taken by what `states` gives: Adam's bias correction goes on from there.
+        whole: a part of the module that DeepSpeed gets whole, frozen weights in it too; of the rest, only what trains.
 
     Raises:
         ValueError: a state has another shape than its parameter.
@@ -55,14 +58,46 @@ def open(
         state = states(name)
         return State.fresh(loaded[name]) if state is None and name in loaded else state
 
-    module.to(device=f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu", dtype=dtype)
-    if settings.zero_stage == 0:
-        return plain.open(module, parameters, settings, states=start, steps=steps, ranks=group)
-    backend = _Zero(module, parameters, settings, group)
+    module.to(f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu")
+    with _exact_buffers(module):
+        module.to(dtype)
+        if settings.zero_stage == 0:
+            return plain.open(module, parameters, settings, states=start, steps=steps, ranks=group)
+        _set_apart(module, whole)
+        backend = _Zero(module, parameters, settings, group)
     for name in parameters:
         backend.start(name, start(name))
     backend.count(steps)
     return backend
+
+
+def _set_apart(module: nn.Module, whole: nn.Module | None) -> None:
+    """Makes frozen parts plain attributes, which work as before and which DeepSpeed does not see.
+
+    At stage 3 a forward pass through a split part is an exchange that all ranks must take part in, but a tower runs as
+    often as a rank has new videos. Every rank keeps these parts whole.
+    """
+    if module is whole:
+        return
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        if not parameter.requires_grad:
+            del module._parameters[name]
+            module.__dict__[name] = parameter
+    for name, child in list(module.named_children()):
+        if child is not whole and not any(p.requires_grad for p in child.parameters()):
+            del module._modules[name]
+            module.__dict__[name] = child
+        else:
+            _set_apart(child, whole)
+
+
+@contextlib.contextmanager
+def _exact_buffers(module: nn.Module) -> Iterator[None]:
+    """A cast of the weights, ours or DeepSpeed's, takes the buffers along; those of rotary positions must stay fp32."""
+    kept = [(part, name, buffer) for part in module.modules() for name, buffer in part.named_buffers(recurse=False)]
+    yield
+    for part, name, buffer in kept:
+        part._buffers[name] = buffer
 
 
 def config(settings: BackendSettings, *, elements: int) -> dict[str, Any]:

@@ -107,6 +107,8 @@ def test_frozen_weights_stay(results: Results, settings: BackendSettings) -> Non
 @all_settings
 def test_ranks_tell_each_other_numbers_and_objects(results: Results, settings: BackendSettings) -> None:
     assert results[settings].summed == [3.0, 0.2]
+    assert results[settings].buffers_exact
+    assert results[settings].frozen_apart is (settings.zero_stage > 0)
     assert results[settings].gathered == [{"rank": 0}, {"rank": 1}]
 
 

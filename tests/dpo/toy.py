@@ -35,6 +35,7 @@ class Toy(nn.Module):
         self.middle = nn.Linear(7, 9)
         self.head = nn.Linear(9, 1)
         self.tower.requires_grad_(False)
+        self.register_buffer("frequencies", torch.tensor([1 / 3]))
 
     def forward(self, batch: Sequence[Tensor]) -> Output:
         """`batch`: features [B, 5] and two rows of tokens [B]."""

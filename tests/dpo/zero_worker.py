@@ -43,6 +43,9 @@ class Found:
     nan_norm: float
     nan_changes_nothing: bool
     frozen_untouched: bool
+    frozen_apart: bool
+    """DeepSpeed does not know of the frozen layer."""
+    buffers_exact: bool
     summed: list[float]
     gathered: list[dict[str, int]]
 
@@ -87,14 +90,22 @@ def check(settings: BackendSettings) -> Found:
         nan_norm=third.step(1e-3),
         nan_changes_nothing=toy.equal(toy.states_of(third), given),
         frozen_untouched=_frozen_untouched(first.module, settings),
+        frozen_apart=not any("tower" in name for name, _ in first.module.named_parameters()),
+        buffers_exact=_toy(first.module, settings).frequencies.dtype == torch.float32,
         summed=third.sum(torch.tensor([1.0 + third.rank, 0.1], dtype=torch.float64)).tolist(),
         gathered=third.gather({"rank": third.rank}),
     )
 
 
+def _toy(module: torch.nn.Module, settings: BackendSettings) -> toy.Toy:
+    found = module.get_submodule("module") if settings.zero_stage else module
+    assert isinstance(found, toy.Toy)
+    return found
+
+
 def _frozen_untouched(module: torch.nn.Module, settings: BackendSettings) -> bool:
-    """By what the frozen layer computes: its weights are split at stage 3."""
-    layer = module.get_submodule("module.tower" if settings.zero_stage else "tower")
+    """By what the frozen layer computes."""
+    layer = _toy(module, settings).tower
     features = toy.batches(0)[0][0].to(getattr(torch, settings.dtype))
     return torch.equal(layer(features), toy.make().tower.to(features.dtype)(features))
 
