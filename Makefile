@@ -8,7 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo
 
-.PHONY: help setup demo demo-s3 test check compile study clean
+.PHONY: help setup demo demo-s3 test check compile bench rehearsal study clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -41,6 +41,12 @@ check: $(VENV)/ready  ## formatting, lint, types, import rules
 
 compile: $(VENV)/ready  ## build/<recipe>-<placement>.yaml, a package for Kubeflow Pipelines
 	@$(BIN)/python -m pipelines compile pipelines/recipes/smoke.yaml
+
+bench: $(VENV)/ready  ## our training step beside TRL's: seconds a pair and memory, in one run (minutes, quiet cores)
+	@$(BIN)/python -m tests.bench.dpo_step
+
+rehearsal: $(VENV)/ready  ## a round of training at the largest shape that this machine's GPU holds, up to 7B
+	@$(BIN)/python -m tests.bench.rehearsal
 
 study: $(VENV)/ready  ## does the loop do anything? Judges side by side, three seeds (long)
 	@$(BIN)/python -m tests.bench.loop

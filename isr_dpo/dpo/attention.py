@@ -83,8 +83,7 @@ class Layout:
     @cached_property
     def asking(self) -> Tensor:
         """Rows that ask in the last layer [n]."""
-        rows = [row for segment in self.segments(last=True) for row in segment.queries]
-        return torch.tensor(rows, device=self._device)
+        return self._indices([segment.queries for segment in self.segments(last=True)])
 
     def mask(self, queries: int, keys: int) -> Tensor:
         """True where a query sees a key [queries, keys]: causal, aligned at the lower right."""
@@ -97,8 +96,10 @@ class Layout:
     @cached_property
     def keys(self) -> Tensor:
         """Rows whose keys each segment sees, one segment after the other: a prompt's twice [n]."""
-        rows = [row for segment in self.segments(last=False) for keys in segment.keys for row in keys]
-        return torch.tensor(rows, device=self._device)
+        return self._indices([keys for segment in self.segments(last=False) for keys in segment.keys])
+
+    def _indices(self, ranges: Sequence[range]) -> Tensor:
+        return torch.cat([torch.arange(rows.start, rows.stop) for rows in ranges]).to(self._device)
 
     def lengths(self, *, last: bool) -> Lengths:
         """Of the segments' queries and keys; computed once for all layers but the last, and once for the last."""
@@ -174,8 +175,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, layout: Layout, *, last: 
     """One variable-length flash call for all pairs."""
     queries = query[0].transpose(0, 1)  # [T, H, D]
     if last:
-        queries = queries[layout.asking]
-    keys, values = (tensor[0].transpose(0, 1)[layout.keys] for tensor in (key, value))
+        queries = queries.index_select(0, layout.asking)
+    keys, values = (tensor[0].transpose(0, 1).index_select(0, layout.keys) for tensor in (key, value))
     attended = varlen_attn(queries.contiguous(), keys, values, *layout.lengths(last=last), scale=scaling, **_CAUSAL)
     if last:
         zeros = attended.new_zeros(query.shape[2], *attended.shape[1:])

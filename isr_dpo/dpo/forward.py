@@ -91,7 +91,7 @@ def _ask_with_few_rows(layer: nn.Module, owner: SharedPrefix) -> None:
     get those rows [1, n, d], and what they give is put back into [1, T, d], zero elsewhere, where nothing reads it."""
 
     def gather(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0][:, owner.layout.asking], *inputs[1:])
+        return (inputs[0].index_select(1, owner.layout.asking), *inputs[1:])
 
     def scatter(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         zeros = output.new_zeros(1, owner.layout.length, output.shape[-1])

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from torch import Tensor, nn
 
 from isr_dpo.dpo.backend import State
+from isr_dpo.errors import ModelError
 from isr_dpo.models import Policy
 
 _BASE = ".base_layer"
@@ -15,7 +16,10 @@ _BASE = ".base_layer"
 def inject(policy: Policy, *, rank: int, alpha: float) -> dict[str, nn.Parameter]:
     """Puts adapters (fp32, fresh: they change nothing yet) beside every linear layer of the language model's blocks,
     and gives them by name. Needs the `peft` package."""
-    from peft import LoraConfig, inject_adapter_in_model
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ModelError(f"train.lora_rank needs the package peft ({error}): install isr-dpo[train]") from error
 
     linear = [
         name
@@ -24,7 +28,7 @@ def inject(policy: Policy, *, rank: int, alpha: float) -> dict[str, nn.Parameter
     ]
     config = LoraConfig(
         r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type]
+        lora_alpha=alpha,
         lora_dropout=0.0,
         target_modules=linear,
     )

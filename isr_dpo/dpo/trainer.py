@@ -83,14 +83,15 @@ def train(
     packed = ahead(_packed(pairs, plans, backend.rank))
     for step, (batch, plan) in enumerate(zip(batches[done:], plans, strict=True), start=done + 1):
         started = time.perf_counter()
-        sums = torch.zeros(len(_SUMMED), dtype=torch.float64)
+        sums: list[Tensor] = []
         for number, places in enumerate(plan):
             mine = places[backend.rank]
             logps = backend.module(next(packed))
-            loss, batch_sums = _loss(logps, reference, mine, beta=settings.beta)
-            sums += batch_sums
+            loss, logged = _loss(logps, reference, mine, beta=settings.beta)
+            sums.append(logged)
             backend.backward(loss / len(batch), last=number == len(plan) - 1)
-        means = dict(zip(_SUMMED, (backend.sum(sums) / len(batch)).tolist(), strict=True))
+        total = backend.sum(torch.stack(sums).sum(0).cpu())  # the first look at the device since the step began
+        means = dict(zip(_SUMMED, (total / len(batch)).tolist(), strict=True))
         rate = settings.learning_rate * factor(step - 1)
         _require_finite(means["loss"], "loss", settings, round_, step)
         norm = backend.step(rate)
@@ -137,14 +138,15 @@ def _packed(pairs: Pairs, plans: Sequence[Sequence[Sequence[Sequence[int]]]], ra
 
 
 def _loss(logps: Logps, reference: Reference, mine: Sequence[int], *, beta: float) -> tuple[Tensor, Tensor]:
-    """The sum of the pairs' losses, and their sums for the log (fp64, on the CPU, in the order of `_SUMMED`)."""
+    """The sum of the pairs' losses, and their sums for the log (fp64, in the order of `_SUMMED`)."""
     if not mine:
-        return (logps.chosen.sum() + logps.rejected.sum()) * 0.0, torch.zeros(len(_SUMMED), dtype=torch.float64)
+        nothing = logps.chosen.new_zeros(len(_SUMMED), dtype=torch.float64)
+        return (logps.chosen.sum() + logps.rejected.sum()) * 0.0, nothing
     chosen, rejected = (side[mine].to(logps.chosen) for side in (reference.chosen, reference.rejected))
     pair = dpo_loss(*logps, chosen, rejected, beta=beta)
     margin = pair.chosen_reward - pair.rejected_reward
     logged = torch.stack([pair.loss.detach(), (margin > 0).to(margin), margin, *(side.detach() for side in logps)])
-    return pair.loss.sum(), logged.double().sum(1).cpu()
+    return pair.loss.sum(), logged.double().sum(1)
 
 
 def _require_finite(value: float, name: str, settings: Train, round_: Round, step: int) -> None:

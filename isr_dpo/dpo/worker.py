@@ -91,7 +91,7 @@ def run(folder: Path, on_step: Callable[[Entry], None] = lambda _: None) -> None
         return
     job = Job.read(folder)
     recipe = config.parse(job.recipe)
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(recipe.model.device == "cpu", warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # costs time for nothing
     torch.manual_seed(recipe.seed)
     distributed = launch.distributed_environment()

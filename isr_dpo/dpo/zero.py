@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from isr_dpo.dpo import plain, ranks
 from isr_dpo.dpo.backend import ADAMW, Backend, BackendSettings, State, States, require_all_trained, restored
 from isr_dpo.dpo.ranks import Ranks, T
+from isr_dpo.errors import ModelError
 
 BUCKET_ELEMENTS = 200_000_000
 """Gradients reduced in one go: larger than a 7B policy's embedding, 0.8 GB in fp32 (DeepSpeed's own: 500 million)."""
@@ -125,7 +126,13 @@ class _Zero:
         self, module: nn.Module, parameters: Mapping[str, nn.Parameter], settings: BackendSettings, group: Ranks
     ) -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-        import deepspeed  # type: ignore[import-untyped]
+        try:
+            import deepspeed
+        except ImportError as error:
+            raise ModelError(
+                f"training on a GPU or on several ranks needs the package deepspeed ({error}): install isr-dpo[train], "
+                "or set train.zero_stage=0, which splits nothing over the ranks and does without"
+            ) from error
 
         deepspeed.ops.__compatible_ops__ = {}
         self._deepspeed = deepspeed
