@@ -12,6 +12,7 @@ from isr_dpo.data.video import Unreadable, decode
 from isr_dpo.engines import Sample
 from isr_dpo.engines.hf import HFEngine
 from isr_dpo.errors import DataError
+from isr_dpo.records import NOT_ASKED
 
 
 class Answerer:
@@ -26,7 +27,7 @@ class Answerer:
         """The greedy answer to `question` about the file `video`.
 
         Raises:
-            DataError: the question is empty, or the video cannot be read.
+            DataError: the question is empty or too long, or the video cannot be read.
         """
         if not question.strip():
             raise DataError("the question is empty")
@@ -37,6 +38,8 @@ class Answerer:
         self._frames = {str(video): self._family.resizer(self._folder)(decoded.frames)}
         prompt = prompts.load("lmm").answer.render(question=question)
         ((text,),) = self._engine.sample([Sample(str(video), prompt, (0,), 0.0, 1.0, max_new_tokens)])
+        if text.finish in NOT_ASKED:
+            raise DataError(f"the question cannot be asked: {NOT_ASKED[text.finish]}")
         return text.text
 
     @functools.cached_property

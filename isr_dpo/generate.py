@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from isr_dpo.config import Generate
 from isr_dpo.engines import Engine, Progress, Sample
 from isr_dpo.prompts import Template
-from isr_dpo.records import Question, Responses, seed_for
+from isr_dpo.records import NOT_ASKED, Question, Responses, seed_for
 
 
 def generate(
@@ -47,11 +47,14 @@ def generate(
 
 
 def metrics(rows: Sequence[Responses]) -> dict[str, float]:
-    """Words a response, share cut at the token limit, share of rows whose two responses are equal."""
+    """Words a response, share cut at the token limit, share of rows whose two responses are equal; and the rows that
+    have an empty response, or none because the model could not be asked, by reason."""
     count = max(len(rows), 1)
     return {
         "rows": len(rows),
         "response_words": sum(len(text.split()) for row in rows for text in row.responses) / (2 * count),
         "truncated_fraction": sum(end == "length" for row in rows for end in row.finish) / (2 * count),
         "identical_fraction": sum(row.responses[0] == row.responses[1] for row in rows) / count,
+        "empty": sum(not all(row.responses) and not NOT_ASKED.keys() & set(row.finish) for row in rows),
+        **{reason: sum(reason in row.finish for row in rows) for reason in NOT_ASKED},
     }

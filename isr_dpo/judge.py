@@ -1,8 +1,9 @@
 """Judge: the policy chooses between its own two responses, given video, question and context (section 3.1).
 
 Both orders are asked and the labels' probabilities averaged, as in Lee et al. (2023), the paper's reference for the
-choice. A row that yields no preference says why: identical or empty responses, a tie, orders that disagree (where the
-recipe drops those), a verdict that cannot be read. None of them ever makes a rejected response.
+choice. A row that yields no preference says why: identical or empty responses, one that is written at the judge, a
+prompt that the model cannot be asked, a tie, orders that disagree (where the recipe drops those), a verdict that cannot
+be read. None of them ever makes a rejected response.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from typing import Any
 
 from isr_dpo.config import Judge
 from isr_dpo.engines import Choose, Engine, Progress, Sample
-from isr_dpo.prompts import Prompts, Template
-from isr_dpo.records import Judged, Responses, seed_for
+from isr_dpo.prompts import Prompts, Template, hostile
+from isr_dpo.records import NOT_ASKED, Judged, Responses, seed_for
 
 LABELS = ("1", "2")
 _VERDICT = re.compile(r"\s*(?:answer\s*)?([12])\s*[.)]?\s*", re.IGNORECASE)
@@ -50,8 +51,11 @@ def judge(
 
 def _unjudgeable(row: Responses) -> str | None:
     first, second = (text.strip() for text in row.responses)
-    if not first or not second:
-        return "empty"
+    not_asked = next((finish for finish in row.finish if finish in NOT_ASKED), None)
+    if not_asked or not first or not second:
+        return not_asked or "empty"
+    if hostile(first) or hostile(second):
+        return "hostile"
     return "identical" if first == second else None
 
 
@@ -83,23 +87,31 @@ def _ask(
             [Choose(v, t, LABELS, template.rationale_tokens, template.cue) for v, t in zip(videos, texts, strict=True)],
             count,
         )
-        shown = [(c.probabilities, c.rationale) for c in choices]
+        shown = [(c.probabilities, c.rationale, c.finish) for c in choices]
     else:
         seeds = [seed_for(seed, "judge", round_index, row.id, *order) for row in rows for order in orders]
         limit = template.rationale_tokens + 16
         requests = [
             Sample(v, t, (s,), settings.temperature, 1.0, limit) for v, t, s in zip(videos, texts, seeds, strict=True)
         ]
-        shown = [(parse_verdict(text.text, cue=template.cue), text.text) for (text,) in engine.sample(requests, count)]
-    verdicts = []
-    for number in range(len(rows)):
-        answers = shown[number * len(orders) : (number + 1) * len(orders)]
-        probabilities = tuple(
-            p if order == (0, 1) else (p[1], p[0]) for order, (p, _) in zip(orders, answers, strict=True)
-        )
-        verdict = decide(probabilities, settings)
-        verdicts.append({**verdict, "probabilities": probabilities, "rationales": tuple(text for _, text in answers)})
-    return verdicts
+        texts_drawn = [text for (text,) in engine.sample(requests, count)]
+        shown = [(parse_verdict(text.text, cue=template.cue), text.text, text.finish) for text in texts_drawn]
+    each = len(orders)
+    return [_verdict(shown[start : start + each], orders, settings) for start in range(0, len(shown), each)]
+
+
+def _verdict(
+    answers: Sequence[tuple[Probabilities, str, str]], orders: Sequence[tuple[int, int]], settings: Judge
+) -> dict[str, Any]:
+    """Of one row, from (probabilities, rationale, finish) in each of `orders`."""
+    for _, _, finish in answers:
+        if finish in NOT_ASKED:
+            return {"outcome": finish}
+    probabilities = tuple(
+        p if order == (0, 1) else (p[1], p[0]) for order, (p, _, _) in zip(orders, answers, strict=True)
+    )
+    rationales = tuple(text for _, text, _ in answers)
+    return {**decide(probabilities, settings), "probabilities": probabilities, "rationales": rationales}
 
 
 def _prompt(template: Template, row: Responses, contexts: Mapping[str, str] | None, order: tuple[int, int]) -> str:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from isr_dpo.config import Guards
 from isr_dpo.errors import GuardTripped
-from isr_dpo.records import Judged, Preference
+from isr_dpo.records import NOT_ASKED, Judged, Preference
 
-DROPS = ("identical", "empty", "tie", "inconsistent", "unparsed")
+DROPS = ("identical", "empty", "hostile", *NOT_ASKED, "tie", "inconsistent", "unparsed")
 
 
 def preferences(rows: Sequence[Judged]) -> list[Preference]:

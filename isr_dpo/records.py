@@ -17,6 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from isr_dpo.errors import DataError
 
+NOT_ASKED: Mapping[str, str] = {
+    "too_long": "the prompt does not fit the model's context",
+    "refused": "the model's server refuses to answer this",
+}
+"""Why a model gave no text at all, by the word that rows and metrics have for it."""
+
 
 class Row(BaseModel):
     """A frozen row; keys beyond the declared ones are kept as they are."""
@@ -56,16 +62,20 @@ class Responses(Row):
     prompt: str
     responses: tuple[str, str]
     finish: tuple[str, str]
-    """How each ended: `stop` or `length` (cut at the token limit)."""
+    """How each ended: `stop`, `length` (cut at the token limit), or a reason of `NOT_ASKED`; the text is empty then."""
     seeds: tuple[int, int]
 
 
 class Context(Row):
-    """c_t of a video; `previous` is c_(t-1), absent in round 1 and for `renew`."""
+    """c_t of a video; `previous` is c_(t-1), absent in round 1 and for `renew`.
+
+    `reason`, of `NOT_ASKED`, says why the model wrote none; the previous one stands then, or an empty one in round 1.
+    """
 
     video: str
     context: str
     previous: str | None = None
+    reason: str | None = None
 
 
 class Judged(Row):
@@ -81,7 +91,9 @@ class Judged(Row):
     responses: tuple[str, str]
     probabilities: tuple[tuple[float, float], ...] = ()
     rationales: tuple[str, ...] = ()
-    outcome: Literal["preferred", "identical", "empty", "tie", "inconsistent", "unparsed"]
+    outcome: Literal[
+        "preferred", "identical", "empty", "hostile", "too_long", "refused", "tie", "inconsistent", "unparsed"
+    ]
     winner: Literal[0, 1] | None = None
     context: str | None = None
 

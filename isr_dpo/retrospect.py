@@ -10,9 +10,9 @@ import random
 from collections.abc import Mapping, Sequence
 
 from isr_dpo.config import Retrospect
-from isr_dpo.engines import Engine, Progress, Sample
+from isr_dpo.engines import Engine, Progress, Sample, Text
 from isr_dpo.prompts import Prompts
-from isr_dpo.records import Context, seed_for
+from isr_dpo.records import NOT_ASKED, Context, seed_for
 
 
 def retrospect(
@@ -26,7 +26,8 @@ def retrospect(
     round_index: int,
     progress: Progress = lambda _: None,
 ) -> list[Context]:
-    """c_t of each distinct video; `previous` holds c_(t-1) by video and is empty for a fresh description."""
+    """c_t of each distinct video; `previous` holds c_(t-1) by video and is empty for a fresh description. Where the
+    model cannot be asked for c_t, c_(t-1) stands [O]."""
     requests = [
         Sample(
             video=video,
@@ -39,10 +40,13 @@ def retrospect(
         for video in videos
     ]
     drawn = engine.sample(requests, progress)
-    return [
-        Context(video=video, context=text.text, previous=previous.get(video))
-        for video, (text,) in zip(videos, drawn, strict=True)
-    ]
+    return [_context(video, text, previous.get(video)) for video, (text,) in zip(videos, drawn, strict=True)]
+
+
+def _context(video: str, text: Text, previous: str | None) -> Context:
+    if text.finish in NOT_ASKED:
+        return Context(video=video, context=previous or "", previous=previous, reason=text.finish)
+    return Context(video=video, context=text.text, previous=previous)
 
 
 def shuffled(contexts: Mapping[str, str], *, seed: int, round_index: int) -> dict[str, str]:
@@ -53,11 +57,14 @@ def shuffled(contexts: Mapping[str, str], *, seed: int, round_index: int) -> dic
 
 
 def metrics(rows: Sequence[Context]) -> dict[str, float]:
-    """Words a context, and the share that changed against the previous round."""
+    """Words a context, the share that changed against the previous round, and the videos that have an empty context,
+    or none of this round because the model could not be asked, by reason."""
     count = max(len(rows), 1)
     refined = [row for row in rows if row.previous is not None]
     return {
         "rows": len(rows),
         "context_words": sum(len(row.context.split()) for row in rows) / count,
         "changed_fraction": sum(row.context != row.previous for row in refined) / max(len(refined), 1),
+        "empty": sum(not row.context and row.reason is None for row in rows),
+        **{reason: sum(row.reason == reason for row in rows) for reason in NOT_ASKED},
     }

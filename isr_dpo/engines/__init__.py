@@ -34,7 +34,8 @@ class Sample:
 
 @dataclass(frozen=True)
 class Text:
-    """One draw: the decoded text and how it ended (`stop` at the end-of-text token, `length` at the token limit)."""
+    """One draw: the decoded text and how it ended: `stop` at the end-of-text token, `length` at the token limit or the
+    end of the context, or a reason of `records.NOT_ASKED`, without a text."""
 
     text: str
     tokens: int
@@ -59,10 +60,11 @@ class Choose:
 @dataclass(frozen=True)
 class Choice:
     """`probabilities` of the two labels at the label's position, not normalised: their sum is the mass the model gives
-    to answering in the asked form at all."""
+    to answering in the asked form at all. `finish` is `stop`, or a reason of `records.NOT_ASKED`."""
 
     probabilities: tuple[float, float]
     rationale: str
+    finish: str = "stop"
 
 
 Progress = Callable[[int], None]
@@ -70,7 +72,10 @@ Progress = Callable[[int], None]
 
 
 class Engine(Protocol):
-    """What a stage needs of a model. Results come in the order of the requests."""
+    """What a stage needs of a model. Results come in the order of the requests.
+
+    A request that cannot be asked (its prompt does not fit the context) says so in its own result and stops no other.
+    """
 
     deterministic: bool
 

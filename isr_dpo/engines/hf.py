@@ -1,9 +1,9 @@
 """The embedded engine: transformers, batched.
 
-Each row draws from its own random stream, and each batch has a shape that depends on its rows alone: rows are padded
-on the left to the next multiple of `BUCKET` tokens and share a batch only with rows of that length and clips of one
-size, and a batch is filled up to its fixed size. So a row's result does not depend on its neighbours, on part sizes or
-on restarts: on a CPU in fp32 the bytes are the same.
+Each draw has its own random stream, and each batch has a shape that depends on its rows alone: rows are padded on the
+left to the next multiple of `BUCKET` tokens and share a batch only with rows of that length, clips of one size and as
+many draws, and a batch is filled up to its fixed size. So a row's result does not depend on its neighbours, on part
+sizes or on restarts: on a CPU in fp32 the bytes are the same. The draws of a row go on from one run of its prompt.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor, StoppingCriteria
 
 from isr_dpo import models
 from isr_dpo.engines import Choice, Choose, Progress, Sample, Text
+from isr_dpo.engines.decoding import Pick, decode, ends_with, greedy, seeded
 from isr_dpo.errors import ModelError
 from isr_dpo.models.common import batch_videos, place
 
 BUCKET = 16
 """Tokens. Costs at most 15 padded positions a row."""
+TOO_LONG = "too_long"
+"""How a request whose prompt does not fit the context ends."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +40,24 @@ class _Prompt:
 
 @dataclass(frozen=True)
 class _Row:
-    """One sequence to run: the request it answers and where its result goes."""
+    """One prompt to run: the request it answers, and the seeds of its draws, of which `draw` is the first."""
 
     index: int
     draw: int
     prompt: _Prompt
+    seeds: tuple[int, ...] = (0,)
 
     def longer(self, ids: list[int]) -> _Row:
         """The row with `ids` after its own."""
         return replace(self, prompt=replace(self.prompt, ids=self.prompt.ids + ids))
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """A forward pass's keyword inputs of a batch of prompts, and the positions [A, prompts, T] of their tokens."""
+
+    model: dict[str, torch.Tensor]
+    positions: torch.Tensor
 
 
 class HFEngine:
@@ -71,39 +82,47 @@ class HFEngine:
     def sample(self, requests: Sequence[Sample], progress: Progress = lambda _: None) -> list[list[Text]]:
         """One Text a seed of each request."""
         prompts = self._prompts(requests)
-        results: list[list[Text]] = [[Text("", 0, "stop")] * len(r.seeds) for r in requests]
-        groups: dict[tuple[float, float, int], list[_Row]] = defaultdict(list)
-        for index, request in enumerate(requests):
-            key = (request.temperature, request.top_p, request.max_new_tokens)
-            groups[key] += [_Row(index, draw, prompts[index]) for draw in range(len(request.seeds))]
-        for (temperature, top_p, limit), rows in groups.items():
-            for batch in self._batches(rows):
-                uniforms = np.stack([_uniforms(requests[r.index].seeds[r.draw], limit) for r in batch])
-                sampler = _SeededDraw(uniforms, temperature=temperature, top_p=top_p) if temperature else None
-                for row, ids in zip(batch, self._generate(batch, limit=limit, sampler=sampler), strict=False):
-                    results[row.index][row.draw] = self._text(ids)
+        results = [[Text("", 0, TOO_LONG)] * len(request.seeds) for request in requests]
+        groups: dict[tuple[float, float, int, int], list[_Row]] = defaultdict(list)
+        for index, (request, prompt) in enumerate(zip(requests, prompts, strict=True)):
+            draws = min(len(request.seeds), self._batch_rows)
+            if self._room(prompt) > 0:
+                groups[request.temperature, request.top_p, request.max_new_tokens, draws] += [
+                    _Row(index, first, prompt, request.seeds[first : first + draws])
+                    for first in range(0, len(request.seeds), draws)
+                ]
+        progress(sum(self._room(prompt) <= 0 for prompt in prompts))
+        for (temperature, top_p, limit, draws), rows in groups.items():
+            for batch in self._batches(rows, draws):
+                pick: Pick = greedy
+                if temperature:
+                    seeds = [row.seeds[min(i, len(row.seeds) - 1)] for row in batch for i in range(draws)]
+                    pick = seeded(seeds, steps=limit, temperature=temperature, top_p=top_p)
+                for number, new in enumerate(self._decode(batch, draws=draws, limit=limit, pick=pick)):
+                    row, draw = batch[number // draws], number % draws
+                    if draw < len(row.seeds):
+                        results[row.index][row.draw + draw] = self._text(new[: self._room(row.prompt)])
                 progress(sum(row.draw == 0 for row in batch))
         return results
 
     def choose(self, requests: Sequence[Choose], progress: Progress = lambda _: None) -> list[Choice]:
         """Label probabilities of each request."""
         prompts = self._prompts(requests)
-        results: list[Choice] = [Choice((0.0, 0.0), "")] * len(requests)
+        results = [Choice((0.0, 0.0), "", TOO_LONG)] * len(requests)
         groups: dict[tuple[tuple[str, str], int, str], list[_Row]] = defaultdict(list)
         for index, request in enumerate(requests):
             key = (request.labels, request.rationale_tokens, request.cue)
             groups[key].append(_Row(index, 0, prompts[index]))
-        for (labels, rationale_tokens, cue), rows in groups.items():
+        for (labels, rationale_tokens, cue), asked in groups.items():
             cue_ids, label_ids = self._label_ids(cue, labels)
+            rows = [row for row in asked if self._room(row.prompt) > rationale_tokens + len(cue_ids)]
+            progress(len(asked) - len(rows))
             rationales: dict[int, list[int]] = defaultdict(list)
             if rationale_tokens:
                 for batch in self._batches(rows):
-                    for row, ids in zip(
-                        batch, self._generate(batch, limit=rationale_tokens, stop=cue_ids), strict=False
-                    ):
-                        rationales[row.index] = self._until(ids, cue_ids)
-            asked = [row.longer(rationales[row.index] + cue_ids) for row in rows]
-            for batch in self._batches(asked):
+                    written = self._decode(batch, draws=1, limit=rationale_tokens, pick=greedy, stop=cue_ids)
+                    rationales |= {row.index: self._until(n, cue_ids) for row, n in zip(batch, written, strict=True)}
+            for batch in self._batches([row.longer(rationales[row.index] + cue_ids) for row in rows]):
                 for row, probabilities in zip(batch, self._next_token(batch, label_ids), strict=False):
                     rationale = self._policy.tokenizer.decode(rationales[row.index], skip_special_tokens=True)
                     results[row.index] = Choice(probabilities, rationale.strip())
@@ -111,30 +130,33 @@ class HFEngine:
         return results
 
     def _prompts(self, asked: Sequence[Sample | Choose]) -> list[_Prompt]:
-        limit = self._policy.model.config.get_text_config().max_position_embeddings
         prompts = []
         for request in asked:
             frames = self._frames(request.video)
             (ids,) = self._policy.encode([self._policy.chat(request.prompt)], [frames]).ids
-            if len(ids) >= limit:
-                raise ModelError(f"video {request.video}: a prompt of {len(ids)} tokens exceeds the context of {limit}")
             prompts.append(_Prompt(ids, request.video, frames.shape))
         return prompts
 
-    def _batches(self, rows: list[_Row]) -> Iterator[list[_Row]]:
+    def _room(self, prompt: _Prompt) -> int:
+        """Tokens that fit the context after the prompt."""
+        return int(self._policy.model.config.get_text_config().max_position_embeddings) - len(prompt.ids)
+
+    def _batches(self, rows: list[_Row], draws: int = 1) -> Iterator[list[_Row]]:
         """Rows of one padded length and clip size at a time, longest first, so that running out of memory shows at
         once."""
         buckets: dict[tuple[int, tuple[int, ...]], list[_Row]] = defaultdict(list)
         for row in rows:
             buckets[_padded(len(row.prompt.ids)), row.prompt.shape].append(row)
+        size = self._batch_rows // draws
         for key in sorted(buckets, reverse=True):
             bucket = buckets[key]
-            for start in range(0, len(bucket), self._batch_rows):
-                yield bucket[start : start + self._batch_rows]
+            for start in range(0, len(bucket), size):
+                yield bucket[start : start + size]
 
-    def _inputs(self, batch: list[_Row]) -> dict[str, torch.Tensor]:
-        """Model inputs of a batch filled up to the fixed number of rows by repeating its first."""
-        filled = [row.prompt for row in batch + [batch[0]] * (self._batch_rows - len(batch))]
+    def _inputs(self, batch: list[_Row], draws: int = 1) -> _Inputs:
+        """Model inputs of a batch filled up to its fixed number of prompts by repeating its first."""
+        policy = self._policy
+        filled = [row.prompt for row in batch + [batch[0]] * (self._batch_rows // draws - len(batch))]
         length = _padded(len(filled[0].ids))
         ids = torch.full((len(filled), length), self._pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -142,37 +164,42 @@ class HFEngine:
             ids[number, length - len(prompt.ids) :] = torch.tensor(prompt.ids)
             mask[number, length - len(prompt.ids) :] = 1
         names = list(dict.fromkeys(prompt.video for prompt in filled))
-        encoded = self._policy.encode([self._policy.chat("")] * len(names), [self._frames(name) for name in names])
+        encoded = policy.encode([policy.chat("")] * len(names), [self._frames(name) for name in names])
         videos = dict(zip(names, encoded.videos, strict=True))
-        policy, ids = self._policy, ids.to(self._device)
-        return {
+        positions = [policy.family.positions(policy.model, torch.tensor(p.ids), videos[p.video]) for p in filled]
+        padded = [torch.nn.functional.pad(found, (length - found.shape[-1], 0)) for found in positions]
+        ids = ids.to(self._device)
+        model_inputs = {
             "input_ids": ids,
             "attention_mask": mask.to(self._device),
             **policy.family.inputs(policy.model, ids),
             **place(policy.model, batch_videos([videos[prompt.video] for prompt in filled])),
         }
+        return _Inputs(model_inputs, torch.stack(padded, dim=1).to(self._device))
 
-    @torch.inference_mode()
-    def _generate(
-        self, batch: list[_Row], *, limit: int, sampler: _SeededDraw | None = None, stop: list[int] | None = None
+    def _decode(
+        self, batch: list[_Row], *, draws: int, limit: int, pick: Pick, stop: Sequence[int] = ()
     ) -> list[list[int]]:
-        inputs = self._inputs(batch)
-        out = _guard_memory(
-            self._policy.model.generate,
-            **inputs,
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=limit,
-            logits_processor=[sampler] if sampler else [],
-            stopping_criteria=[_Stop(stop, inputs["input_ids"].shape[1])] if stop else [],
-            pad_token_id=self._pad,
+        """New ids of each draw of each row, `draws` a row."""
+        inputs = self._inputs(batch, draws)
+        new = _guard_memory(
+            decode,
+            model=self._policy.model,
+            inputs=inputs.model,
+            positions=inputs.positions,
+            draws=draws,
+            wanted=len(batch) * draws,
+            limit=limit,
+            pad=self._pad,
+            pick=pick,
+            ended=ends_with(self._eos, stop),
         )
-        new: list[list[int]] = out[:, inputs["input_ids"].shape[1] :].tolist()
-        return new
+        found: list[list[int]] = new[: len(batch) * draws].tolist()
+        return found
 
     @torch.inference_mode()
     def _next_token(self, batch: list[_Row], label_ids: tuple[int, int]) -> list[tuple[float, float]]:
-        out = _guard_memory(self._policy.model, **self._inputs(batch), logits_to_keep=1, use_cache=False)
+        out = _guard_memory(self._policy.model, **self._inputs(batch).model, logits_to_keep=1, use_cache=False)
         probabilities = out.logits[:, -1].double().softmax(-1)[:, list(label_ids)]
         return [(float(first), float(second)) for first, second in probabilities.round(decimals=6).tolist()]
 
@@ -210,46 +237,6 @@ class HFEngine:
         return int(self._eos[0] if pad is None else pad)
 
 
-class _SeededDraw(LogitsProcessor):  # type: ignore[misc]
-    """Turns greedy decoding into sampling: keeps, in every row, the token that the row's own uniform number picks from
-    the cumulated distribution (temperature first, then top-p)."""
-
-    def __init__(self, uniforms: np.ndarray, *, temperature: float, top_p: float) -> None:
-        self._uniforms = torch.from_numpy(uniforms)  # [rows, steps] float64
-        self._temperature = temperature
-        self._top_p = top_p
-        self._step = 0
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        probabilities = (scores.double() / self._temperature).softmax(-1)  # [B, vocabulary]
-        ordered, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
-        cumulated = ordered.cumsum(-1)
-        kept = (cumulated - ordered) < self._top_p  # the smallest set that reaches top_p
-        cumulated = torch.where(kept, cumulated, torch.inf)
-        total = (ordered * kept).sum(-1)
-        drawn = self._uniforms[:, self._step].to(scores.device)  # [filled rows are the last ones]
-        drawn = torch.cat([drawn, drawn.new_zeros(len(scores) - len(drawn))]) * total
-        rank = (cumulated <= drawn[:, None]).sum(-1).clamp(max=scores.shape[-1] - 1)
-        rank = torch.minimum(rank, kept.sum(-1) - 1)
-        self._step += 1
-        picked = tokens.gather(1, rank[:, None])
-        return torch.full_like(scores, -torch.inf).scatter(1, picked, 0.0)
-
-
-class _Stop(StoppingCriteria):  # type: ignore[misc]
-    """A row is done when its new tokens end with `sequence`."""
-
-    def __init__(self, sequence: list[int], prompt_tokens: int) -> None:
-        self._sequence = torch.tensor(sequence)
-        self._first = prompt_tokens + len(sequence)
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        if input_ids.shape[1] < self._first:
-            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        sequence = self._sequence.to(input_ids.device)
-        return (input_ids[:, -len(sequence) :] == sequence).all(-1)
-
-
 def _guard_memory(call: Callable[..., Any], **inputs: Any) -> Any:
     try:
         return call(**inputs)
@@ -259,7 +246,3 @@ def _guard_memory(call: Callable[..., Any], **inputs: Any) -> Any:
 
 def _padded(length: int) -> int:
     return -(-length // BUCKET) * BUCKET
-
-
-def _uniforms(seed: int, steps: int) -> np.ndarray:
-    return np.random.Generator(np.random.Philox(seed)).random(steps)

@@ -33,6 +33,15 @@ _DELIMITERS = re.compile(
     r"<\|[^|>]{0,40}\|>|</?s>|<(?:video|image|pad|unk)>|\[/?INST\]|^\s*(?:USER|ASSISTANT|SYSTEM)\s*:|^\s*Answer\s*[12]\s*:",
     re.IGNORECASE | re.MULTILINE,
 )
+# What speaks to a judge instead of answering: a verdict of its own, or orders.
+_AT_THE_JUDGE = re.compile(
+    r"\b(?:answer|response|option)\s*[12]\s+is\s+(?:clearly\s+|obviously\s+)?(?:the\s+)?"
+    r"(?:best|better|correct|right|preferred|worse|worst|wrong)\b"
+    r"|\b(?:prefer|choose|pick|select|vote\s+for)\s+(?:answer|response|option)\s*[12]\b"
+    r"|\b(?:preferred|better|best)\s+(?:answer|response)\s*:\s*[12]\b"
+    r"|\b(?:ignore|disregard|forget)\s+(?:all\s+|any\s+)?(?:the\s+)?(?:previous|prior|above)\s+instructions\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -69,6 +78,12 @@ def clean(text: str) -> str:
     while previous != text:
         previous, text = text, _DELIMITERS.sub(" ", text)
     return text.strip()
+
+
+def hostile(text: str) -> bool:
+    """Whether model text holds a template's delimiters or speaks to the judge. Such a response makes no preference [O]:
+    training on it would teach the policy to sway its judge."""
+    return bool(_DELIMITERS.search(text) or _AT_THE_JUDGE.search(text))
 
 
 def load(name: str) -> Prompts:

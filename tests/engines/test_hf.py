@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from isr_dpo.engines import Choose, Sample
+from isr_dpo.engines import Choice, Choose, Sample, Text
 from isr_dpo.engines.hf import HFEngine, _Row
 from isr_dpo.errors import ModelError
 from isr_dpo.models import Policy
@@ -125,9 +125,52 @@ def test_labels_that_are_not_single_tokens_are_refused(world: HFEngine) -> None:
         world.choose([Choose("v3", "which ?", ("1", "1 2"), 0, "choice")])
 
 
-def test_a_prompt_longer_than_the_context_names_its_video(engine: HFEngine) -> None:
-    with pytest.raises(ModelError, match=r"video v9: a prompt of .* tokens exceeds the context"):
-        engine.sample([Sample("v9", "what " * 600, (0,), 0.0, 1.0, 2)])
+def test_a_prompt_longer_than_the_context_is_not_asked_and_stops_no_other(engine: HFEngine) -> None:
+    long, short = Sample("v9", "what " * 600, (0, 1), 0.7, 1.0, 2), requests()[1]
+    assert engine.sample([long, short]) == [[Text("", 0, "too_long")] * 2, *engine.sample([short])]
+    asked = Choose("v9", "what " * 600, ("1", "2"), 2, "choice")
+    other = replace(asked, prompt="which is better ?")
+    assert engine.choose([asked, other]) == [Choice((0.0, 0.0), "", "too_long"), *engine.choose([other])]
+
+
+def test_a_prompt_is_asked_as_long_as_its_answer_fits(engine: HFEngine) -> None:
+    """A text ends where the context does; a choice needs room for its rationale and its cue."""
+    room = [engine._room(engine._prompts([Sample("v9", "what " * n, (0,), 0.0, 1.0, 1)])[0]) for n in (1, 2)]
+    words = 1 + (room[0] - 4) // (room[0] - room[1])  # leaves 4 tokens
+    (text,) = engine.sample([Sample("v9", "what " * words, (0,), 0.0, 1.0, 9)])[0]
+    assert (text.tokens, text.finish) == (4, "length") or (text.tokens < 4 and text.finish == "stop")
+    cue = len(engine._label_ids("choice", ("1", "2"))[0])
+    fits = [Choose("v9", "what " * words, ("1", "2"), tokens, "choice") for tokens in (3 - cue, 4 - cue)]
+    assert [choice.finish for choice in engine.choose(fits)] == ["stop", "too_long"]
+
+
+def test_the_draws_of_a_row_share_one_run_of_its_prompt(world: HFEngine) -> None:
+    seen: list[int] = []
+    embedding = world._policy.model.get_input_embeddings()
+    handle = embedding.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    try:
+        world.sample([Sample(video, "what ?", (1, 2), 0.7, 1.0, 3) for video in ("v1", "v2")])
+    finally:
+        handle.remove()
+    assert seen[0] == 2  # prompts
+    assert set(seen[1:]) == {4}  # draws
+
+
+def test_odd_numbers_of_draws_are_those_of_single_draws(world: HFEngine) -> None:
+    request = Sample("v1", "what colour ?", tuple(range(7)), 0.9, 1.0, 5)
+    alone = [world.sample([replace(request, seeds=(seed,))])[0][0] for seed in request.seeds]
+    assert [text.text for text in world.sample([request])[0]] == [text.text for text in alone]
+
+
+def test_a_checkpoints_generation_settings_leave_the_distribution_alone(world: HFEngine) -> None:
+    """A penalty in generation_config.json would make the draws another policy's."""
+    before = world.sample(requests())
+    settings = world._policy.model.generation_config
+    settings.repetition_penalty, settings.top_k = 5.0, 1
+    try:
+        assert world.sample(requests()) == before
+    finally:
+        settings.repetition_penalty, settings.top_k = None, None
 
 
 def test_results_do_not_depend_on_the_batch_size(folder: Path, family: str, engine: HFEngine) -> None:

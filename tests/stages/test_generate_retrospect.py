@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from isr_dpo import prompts
 from isr_dpo.config import Generate, Retrospect
+from isr_dpo.engines import Text
 from isr_dpo.engines.fake import FakeEngine
 from isr_dpo.generate import generate
 from isr_dpo.generate import metrics as response_metrics
@@ -38,7 +39,42 @@ def test_response_metrics() -> None:
         "response_words": 2.0,
         "truncated_fraction": 0.25,
         "identical_fraction": 0.5,
+        "empty": 0,
+        "too_long": 0,
+        "refused": 0,
     }
+
+
+def not_asked(video: str, reason: str) -> type[FakeEngine]:
+    """An engine that cannot be asked about `video`."""
+
+    class Picky(FakeEngine):
+        def sample(self, requests, progress=lambda _: None):  # type: ignore[no-untyped-def]
+            drawn = super().sample(requests, progress)
+            pairs = zip(requests, drawn, strict=True)
+            return [[Text("", 0, reason)] * len(t) if r.video == video else t for r, t in pairs]
+
+    return Picky
+
+
+def test_a_row_that_cannot_be_asked_is_counted_and_stops_no_other() -> None:
+    engine = not_asked("v1", "too_long")()
+    settings = {"template": prompts.load("lmm").answer, "settings": Generate(), "seed": 0, "round_index": 1}
+    made = generate(ROWS, engine, **settings)  # type: ignore[arg-type]
+    assert [row.responses == ("", "") for row in made] == [row.video == "v1" for row in ROWS]
+    assert [row for row in made if row.video != "v1"] == [row for row in draw(ROWS) if row.video != "v1"]
+    found = response_metrics(made)
+    assert (found["rows"], found["too_long"], found["refused"], found["empty"]) == (6, 2, 0, 0)
+
+
+def test_a_context_that_cannot_be_refined_stays() -> None:
+    engine = not_asked("v1", "refused")()
+    everything = {"prompts": prompts.load("lmm"), "settings": Retrospect(), "seed": 0}
+    first = retrospect(["v0", "v1"], {}, engine, round_index=1, **everything)  # type: ignore[arg-type]
+    assert [(row.context == "", row.reason) for row in first] == [(False, None), (True, "refused")]
+    again = retrospect(["v0", "v1"], {"v0": "a", "v1": "b"}, engine, round_index=2, **everything)  # type: ignore[arg-type]
+    assert (again[1].context, again[1].reason) == ("b", "refused")
+    assert (metrics(again)["refused"], metrics(again)["too_long"], metrics(again)["empty"]) == (1, 0, 0)
 
 
 class Echo(FakeEngine):
