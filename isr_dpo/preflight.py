@@ -12,6 +12,7 @@ from isr_dpo.config import Recipe
 from isr_dpo.digests import code_version, hash_file
 from isr_dpo.errors import IsrDpoError, ModelError, RecipeError, StaleOutput
 from isr_dpo.manifest import File, Manifest, Origin, content_digest
+from isr_dpo.models.folder import check as check_folder
 from isr_dpo.stores import Missing, join, open_store, read_bytes, write_bytes
 
 
@@ -122,10 +123,12 @@ def _finished_steps(run_uri: str) -> list[str]:
 def _check_model(recipe: Recipe) -> None:
     uri = recipe.model.start
     folder = manifest.local_folder(uri)
-    if folder is not None and not (folder / "config.json").is_file():
-        raise ModelError(
-            f"model.start: {uri}: no config.json there, so no model; accepted: a folder, s3://, builtin:world"
-        )
+    if folder is None:
+        return  # a remote start is verified against its manifest
+    try:
+        check_folder(folder)
+    except ModelError as error:
+        raise ModelError(f"model.start: {error}; accepted: a folder, s3://, builtin:world") from error
 
 
 def _check_sources(recipe: Recipe) -> None:

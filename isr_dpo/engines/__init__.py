@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from isr_dpo import config
+from isr_dpo.models.folder import check
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,11 +88,16 @@ class Engine(Protocol):
 def open_engine(
     settings: config.Engine, model: config.Model, folder: Path, frames: Callable[[str], np.ndarray]
 ) -> Engine:
-    """The engine that the recipe names, on the policy in `folder`; `frames` gives a video key's uint8 [F, H, W, 3]."""
+    """The engine that the recipe names, on the policy in `folder`; `frames` gives a video key's uint8 [F, H, W, 3].
+
+    Raises:
+        ModelError: no whole policy of a supported family there; found out before an engine starts.
+    """
     if settings.kind == "fake":
         from isr_dpo.engines.fake import FakeEngine
 
         return FakeEngine()
+    check(folder)
     from isr_dpo.engines.hf import HFEngine
 
     return HFEngine(

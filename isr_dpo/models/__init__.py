@@ -4,30 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from isr_dpo.errors import ModelError
+from isr_dpo.models.folder import FAMILIES as FAMILIES
+from isr_dpo.models.folder import architecture
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from isr_dpo.models.common import Encoded
-
-FAMILIES: Mapping[str, str] = {
-    "VideoLlavaForConditionalGeneration": "video_llava",
-    "LlavaNextVideoForConditionalGeneration": "llava_next_video",
-    "LlavaOnevisionForConditionalGeneration": "llava_onevision",
-    "Qwen2_5_VLForConditionalGeneration": "qwen2_5_vl",
-    "Qwen3VLForConditionalGeneration": "qwen3_vl",
-}
-"""transformers class -> module of this package."""
 
 
 @dataclass(frozen=True)
@@ -89,20 +81,12 @@ def load(folder: Path, *, dtype: str = "float32", device: str = "cpu", cpu_threa
 
 def family_of(folder: Path) -> ModuleType:
     """The family module for the `architectures` entry of `folder/config.json`; loads no weights."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        (architecture,) = config["architectures"]
-    except FileNotFoundError:
-        raise ModelError(f"{folder}: no config.json, so no model lies there") from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{folder}/config.json: names no single architecture ({error})") from error
-    if architecture not in FAMILIES:
-        raise ModelError(f"{folder}: architecture {architecture} is not supported; supported: {', '.join(FAMILIES)}")
+    name = architecture(folder)
     from transformers.utils import logging
 
     logging.set_verbosity_error()  # it reports its choice of image backend, which frames never reach
     logging.disable_progress_bar()
-    return importlib.import_module(f"isr_dpo.models.{FAMILIES[architecture]}")
+    return importlib.import_module(f"isr_dpo.models.{FAMILIES[name]}")
 
 
 def save(policy: Policy, folder: Path) -> None:

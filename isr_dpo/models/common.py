@@ -78,8 +78,15 @@ def place(model: Any, video: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def load_with(model_class: Any, folder: Path, *, dtype: torch.dtype) -> Any:
-    """The model in `folder`: safetensors, no network."""
-    return model_class.from_pretrained(folder, dtype=dtype, local_files_only=True, use_safetensors=True)
+    """The model in `folder`: safetensors, no network. Raises ValueError: tensors are missing there, which transformers
+    would draw at random."""
+    model, found = model_class.from_pretrained(
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+    )
+    missing = sorted(found["missing_keys"])
+    if missing:
+        raise ValueError(f"{len(missing)} tensors are missing, {missing[0]} first")
+    return model
 
 
 def encode_rows(
