@@ -65,6 +65,12 @@ class Engine(Section):
     """Sequences in one forward pass."""
     rows_per_part: Positive = 256
     """Rows between two points of resumption."""
+    workers: Positive | None = None
+    """Engines of a pod, each in a process of its own; none: one a GPU, or one on a CPU. On a CPU, workers times
+    model.cpu_threads should be its cores."""
+    pods: Positive = 1
+    """Above 1: generate, retrospect, judge and answer are fanned out over so many pods; one more task seals what these
+    have made."""
 
 
 class Generate(Section):

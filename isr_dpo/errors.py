@@ -9,6 +9,7 @@
     ├── GuardTripped              6   look at the trend; the loop is dying
     ├── ModelError                7   another model, or smaller settings
     ├── OutsideError              8   run again: a store, MLflow or a grader was away (retry = True)
+    │   └── WorkerDied            8   the same: a process of the step was killed
     └── StoreError                9   mend the store: space, permissions, bucket or credentials
 
 `retry` says whether the same call can succeed later without a change by the user.
@@ -71,6 +72,10 @@ class OutsideError(IsrDpoError):
 
     exit_code = 8
     retry = True
+
+
+class WorkerDied(OutsideError):
+    """A process that worked for this one ended without a word: killed, often because memory ran out."""
 
 
 class StoreError(IsrDpoError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 import time
 
 log = logging.getLogger("isr_dpo")
@@ -29,15 +30,20 @@ class _Marked(logging.Formatter):
 
 
 class Progress:
-    """Counts finished items and logs `title: done/total, rate` every few seconds."""
+    """Counts finished items and logs `title: done/total, rate` every few seconds. Any thread may count."""
 
     def __init__(self, title: str, total: int, unit: str) -> None:
         self._title, self._total, self._unit = title, total, unit
         self._done = 0
         self._started = self._shown = time.monotonic()
+        self._mutex = threading.Lock()
 
     def __call__(self, done: int) -> None:
-        """`done` more items are finished."""
+        """`done` more items are finished; below 0, as many of them are to be done again."""
+        with self._mutex:
+            self._count(done)
+
+    def _count(self, done: int) -> None:
         self._done += done
         now = time.monotonic()
         if now - self._shown >= EVERY_SECONDS:

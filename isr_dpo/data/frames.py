@@ -112,6 +112,10 @@ class FrameStore:
         names = [path.name for path in self.folder.glob("index-*.jsonl")]
         self._rows = {row.video: row for row in read_files(self.folder, names, Indexed)}
 
+    def __reduce__(self) -> tuple[type[FrameStore], tuple[Path]]:
+        """To another process it travels as its folder."""
+        return FrameStore, (self.folder,)
+
     def videos(self) -> list[str]:
         """The videos that have frames, sorted."""
         return sorted(video for video, row in self._rows.items() if row.reason is None)

@@ -78,7 +78,10 @@ class Engine(Protocol):
     A request that cannot be asked (its prompt does not fit the context) says so in its own result and stops no other.
     """
 
-    deterministic: bool
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same request gives the same bytes again, wherever."""
+        ...
 
     def sample(self, requests: Sequence[Sample], progress: Progress = ...) -> list[list[Text]]: ...
 

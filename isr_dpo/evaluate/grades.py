@@ -39,13 +39,19 @@ def evaluate(
     """
     by_id = _matched(predictions, rows)
 
-    def work(part: Sequence[Prediction]) -> list[Grade]:
+    def work(part: Sequence[Prediction], grader: Grader, progress: Callable[[int], None]) -> list[Grade]:
         graded = grade(part, by_id, grader, protocol=protocol)
         progress(len(part))
         return graded
 
     grades = work_in_parts(
-        predictions, output, rows_per_part=rows_per_part, row_type=Grade, work=work, progress=progress
+        predictions,
+        output,
+        rows_per_part=rows_per_part,
+        row_type=Grade,
+        workers=lambda: [grader],
+        work=work,
+        progress=progress,
     )
     metrics = measure(grades, protocol=protocol)
     output.write(METRICS, _json(metrics))

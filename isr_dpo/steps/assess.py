@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from isr_dpo import layout, manifest, prompts
 from isr_dpo.config import Recipe
 from isr_dpo.engines import Engine, Sample
+from isr_dpo.engines import Progress as Count
 from isr_dpo.errors import OutsideError
 from isr_dpo.manifest import Manifest, Output
-from isr_dpo.parts import work_in_parts
+from isr_dpo.parts import WHOLE, Share
 from isr_dpo.progress import Progress
 from isr_dpo.records import Outcome, Prediction, TestRow, read_files
 from isr_dpo.steps.common import (
@@ -21,27 +22,25 @@ from isr_dpo.steps.common import (
     bundle,
     members,
     metrics_of,
-    opened_engine,
     reused,
     rows_of,
-    sealed,
 )
+from isr_dpo.steps.engine import Engines, closed
 from isr_dpo.stores import join, read_bytes
 
 log = logging.getLogger("isr_dpo")
 
 
-def answer_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+def answer_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, share: Share = WHOLE) -> StepResult:
     """Greedy answers to the dev set, and to all sets where evaluate.full_at says so: answers/policy-pp/<set>."""
     uri = layout.answers(run_uri, index)
     standing = {name: begin(recipe, "answers", "answer", inputs, join(uri, name)) for name in _sets(recipe, index)}
     done = {name: reused(out).manifest for name, out in standing.items() if isinstance(out, Manifest)}
     metrics: dict[str, float] = {}
     todo = {name: out for name, out in standing.items() if isinstance(out, Output)}
-    if todo:
-        engine = opened_engine(recipe, inputs, run_uri)
+    with Engines(recipe, inputs, run_uri) as engines:
         for name, out in todo.items():
-            done[name] = _answer_set(recipe, inputs, engine, out, name, index)
+            done[name] = _answer_set(recipe, inputs, engines, out, name, index, share)
     for name, made in sorted(done.items()):
         metrics |= {f"{name}/{key}": value for key, value in metrics_of(made).items()}
     return StepResult(bundle("answers", "answer", uri, done), metrics, reused=not todo)
@@ -108,12 +107,14 @@ def report_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Ste
     return StepResult(inputs["registered"], {}, reused=False, page=read_bytes(uri).decode())
 
 
-def _answer_set(recipe: Recipe, inputs: Inputs, engine: Engine, out: Output, name: str, index: int) -> Manifest:
+def _answer_set(
+    recipe: Recipe, inputs: Inputs, engines: Engines, out: Output, name: str, index: int, share: Share
+) -> Manifest:
     rows = _test_rows(inputs["dataset"], name)
     template = prompts.load(recipe.prompts).answer
     progress = Progress(f"answer, policy {index}, {name}", len(rows), "questions")
 
-    def answer(chunk: Sequence[TestRow]) -> list[Prediction]:
+    def answer(chunk: Sequence[TestRow], engine: Engine, progress: Count) -> list[Prediction]:
         requests = [
             Sample(row.video, template.render(question=row.question), (0,), 0.0, 1.0, recipe.answer.max_new_tokens)
             for row in chunk
@@ -129,17 +130,10 @@ def _answer_set(recipe: Recipe, inputs: Inputs, engine: Engine, out: Output, nam
             for row, (text,) in zip(chunk, engine.sample(requests, progress), strict=True)
         ]
 
-    predictions = work_in_parts(
-        rows,
-        out,
-        rows_per_part=recipe.engine.rows_per_part,
-        row_type=Prediction,
-        work=answer,
-        progress=progress,
-    )
+    predictions = engines.work(rows, out, row_type=Prediction, work=answer, progress=progress, share=share)
     words = sum(len(p.model_prediction.message.split()) for p in predictions) / max(len(predictions), 1)
     metrics = {"rows": len(predictions), "words": words}
-    return sealed(out, metrics, rows=len(predictions), deterministic=engine.deterministic).manifest
+    return closed(out, metrics, rows=len(predictions), share=share).manifest
 
 
 def _grade_set(recipe: Recipe, dataset: Manifest, answers: Manifest, out: Output, name: str, index: int) -> Manifest:

@@ -7,11 +7,10 @@ import json
 from collections.abc import Mapping
 from typing import NamedTuple, TypeVar
 
-from isr_dpo import engines, layout, manifest, prompts
+from isr_dpo import layout, manifest, prompts
 from isr_dpo.config import PROMPTED, SECTIONS, Recipe
 from isr_dpo.data.frames import FrameStore
 from isr_dpo.digests import canonical_digest, code_version
-from isr_dpo.engines import Engine
 from isr_dpo.errors import CorruptOutput
 from isr_dpo.manifest import File, Manifest, Origin, Output
 from isr_dpo.records import Question, Row, read_files
@@ -77,13 +76,6 @@ def rows_of(made: Manifest, row_type: type[R], prefix: str = "part-") -> list[R]
 def questions(dataset: Manifest) -> list[Question]:
     """The training rows, without ground truth."""
     return rows_of(dataset, Question, "train-")
-
-
-def opened_engine(recipe: Recipe, inputs: Inputs, run_uri: str) -> Engine:
-    """The recipe's engine on the policy among `inputs`, with the run's frames."""
-    folder = manifest.files(inputs["policy"])
-    frames = frame_store(run_uri, inputs["dataset"])
-    return engines.open_engine(recipe.engine, recipe.model, folder, frames.read)
 
 
 def frame_store(run_uri: str, dataset: Manifest) -> FrameStore:

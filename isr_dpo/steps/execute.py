@@ -17,6 +17,7 @@ from isr_dpo.config import Recipe
 from isr_dpo.errors import IsrDpoError, OutsideError, RecipeError
 from isr_dpo.manifest import Manifest
 from isr_dpo.orphans import DRIVER_PID, die_with
+from isr_dpo.parts import Share
 from isr_dpo.progress import speak
 from isr_dpo.steps.assess import answer_step, evaluate_step, register_step, report_step
 from isr_dpo.steps.common import Inputs, StepResult
@@ -43,6 +44,19 @@ STEPS: Mapping[str, Callable[[Recipe, Inputs, str, int], StepResult]] = {
 }
 
 
+class _Shared(Protocol):
+    def __call__(self, recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, share: Share) -> StepResult: ...
+
+
+SHARED: Mapping[str, _Shared] = {
+    "generate": generate_step,
+    "retrospect": retrospect_step,
+    "judge": judge_step,
+    "answer": answer_step,
+}
+"""Steps whose parts several pods can share."""
+
+
 class Artifact(Protocol):
     """As much of a KFP artifact as a step needs."""
 
@@ -67,10 +81,12 @@ def execute(
     metrics: MetricsArtifact,
     *,
     expected_digest: str | None = None,
+    share: int = 0,
 ) -> None:
     """Runs step `name` as a part of run `run_id`: what every KFP component calls.
 
     Input artifacts are files with a manifest; the output's manifest, or the report's page, is written to `output.path`.
+    `share` k above 0: only the parts of the k-th of engine.pods pods, which nobody seals yet.
 
     Raises:
         RecipeError: the recipe is not the one of `expected_digest`, which the pipeline was compiled from.
@@ -89,7 +105,10 @@ def execute(
         if artifact is not None
     }
     with owner(run_uri, run_id):
-        result = run_step(name, parsed, given, run_uri, index, run_id=run_id)
+        if share:
+            result = run_share(name, parsed, given, run_uri, index, Share(share, parsed.engine.pods), run_id=run_id)
+        else:
+            result = run_step(name, parsed, given, run_uri, index, run_id=run_id)
     made = result.manifest
     Path(output.path).parent.mkdir(parents=True, exist_ok=True)
     Path(output.path).write_text(result.page or made.to_json(), encoding="utf-8")
@@ -119,6 +138,29 @@ def run_step(
         raise
     what = "stood complete" if result.reused else "done"
     log.info("%s: %s, %.1f s", title(name, index), what, time.time() - started)
+    return result
+
+
+def run_share(
+    name: str, recipe: Recipe, inputs: Inputs, run_uri: str, index: int, share: Share, *, run_id: str | None = None
+) -> StepResult:
+    """Does a share of a step's parts. The step itself, run after all shares, finds them done, does what may be missing,
+    and seals; it is what MLflow is told of.
+
+    Raises:
+        IsrDpoError: as `run_step` does.
+    """
+    run_id = run_id or new_run_id()
+    where = f"{title(name, index)}, share {share.number} of {share.of}"
+    _refuse_repeat(run_uri, name, index, run_id)
+    log.info("%s", where)
+    started = time.time()
+    try:
+        result = SHARED[name](recipe, inputs, run_uri, index, share=share)
+    except BaseException as error:
+        _record_failure(error, name, recipe, index, run_uri, run_id)
+        raise
+    log.info("%s: done, %.1f s", where, time.time() - started)
     return result
 
 

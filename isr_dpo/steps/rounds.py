@@ -7,26 +7,19 @@ from collections.abc import Sequence
 
 from isr_dpo import generate, judge, layout, manifest, preferences, prompts, retrospect
 from isr_dpo.config import Recipe
+from isr_dpo.engines import Engine
+from isr_dpo.engines import Progress as Count
 from isr_dpo.manifest import Manifest
-from isr_dpo.parts import work_in_parts
+from isr_dpo.parts import WHOLE, Share
 from isr_dpo.progress import Progress
 from isr_dpo.records import Context, Judged, Question, Responses, to_jsonl
-from isr_dpo.steps.common import (
-    Inputs,
-    StepResult,
-    begin,
-    metrics_of,
-    opened_engine,
-    questions,
-    reused,
-    rows_of,
-    sealed,
-)
+from isr_dpo.steps.common import Inputs, StepResult, begin, metrics_of, questions, reused, rows_of
+from isr_dpo.steps.engine import Engines, closed
 
 log = logging.getLogger("isr_dpo")
 
 
-def generate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+def generate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, share: Share = WHOLE) -> StepResult:
     """Two draws a training row: round-tt/responses."""
     out = begin(recipe, "responses", "generate", inputs, layout.round_output(run_uri, index, "responses"))
     if isinstance(out, Manifest):
@@ -34,9 +27,8 @@ def generate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> S
     rows = questions(inputs["dataset"])
     template = prompts.load(recipe.prompts).answer
     progress = Progress(f"generate, round {index}", len(rows), "rows")
-    engine = opened_engine(recipe, inputs, run_uri)
 
-    def work(chunk: Sequence[Question]) -> list[Responses]:
+    def work(chunk: Sequence[Question], engine: Engine, progress: Count) -> list[Responses]:
         return generate.generate(
             chunk,
             engine,
@@ -47,12 +39,12 @@ def generate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> S
             progress=progress,
         )
 
-    per_part = recipe.engine.rows_per_part
-    made = work_in_parts(rows, out, rows_per_part=per_part, row_type=Responses, work=work, progress=progress)
-    return sealed(out, generate.metrics(made), rows=len(made), deterministic=engine.deterministic)
+    with Engines(recipe, inputs, run_uri) as engines:
+        made = engines.work(rows, out, row_type=Responses, work=work, progress=progress, share=share)
+    return closed(out, generate.metrics(made), rows=len(made), share=share)
 
 
-def retrospect_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+def retrospect_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, share: Share = WHOLE) -> StepResult:
     """A context a distinct video: round-tt/contexts."""
     out = begin(recipe, "contexts", "retrospect", inputs, layout.round_output(run_uri, index, "contexts"))
     if isinstance(out, Manifest):
@@ -61,9 +53,8 @@ def retrospect_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) ->
     previous = _contexts(inputs["previous"]) if "previous" in inputs else {}
     loaded = prompts.load(recipe.prompts)
     progress = Progress(f"retrospect, round {index}", len(videos), "videos")
-    engine = opened_engine(recipe, inputs, run_uri)
 
-    def work(chunk: Sequence[str]) -> list[Context]:
+    def work(chunk: Sequence[str], engine: Engine, progress: Count) -> list[Context]:
         return retrospect.retrospect(
             chunk,
             previous,
@@ -75,12 +66,12 @@ def retrospect_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) ->
             progress=progress,
         )
 
-    per_part = recipe.engine.rows_per_part
-    made = work_in_parts(videos, out, rows_per_part=per_part, row_type=Context, work=work, progress=progress)
-    return sealed(out, retrospect.metrics(made), rows=len(made), deterministic=engine.deterministic)
+    with Engines(recipe, inputs, run_uri) as engines:
+        made = engines.work(videos, out, row_type=Context, work=work, progress=progress, share=share)
+    return closed(out, retrospect.metrics(made), rows=len(made), share=share)
 
 
-def judge_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+def judge_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, share: Share = WHOLE) -> StepResult:
     """The policy's choice between its responses: round-tt/preferences."""
     out = begin(recipe, "preferences", "judge", inputs, layout.round_output(run_uri, index, "preferences"))
     if isinstance(out, Manifest):
@@ -91,9 +82,8 @@ def judge_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Step
         contexts = retrospect.shuffled(contexts, seed=recipe.seed, round_index=index)
     loaded = prompts.load(recipe.prompts)
     progress = Progress(f"judge, round {index}", len(rows), "rows")
-    engine = opened_engine(recipe, inputs, run_uri)
 
-    def work(chunk: Sequence[Responses]) -> list[Judged]:
+    def work(chunk: Sequence[Responses], engine: Engine, progress: Count) -> list[Judged]:
         return judge.judge(
             chunk,
             contexts,
@@ -105,13 +95,13 @@ def judge_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Step
             progress=progress,
         )
 
-    per_part = recipe.engine.rows_per_part
-    judged = work_in_parts(
-        rows, out, rows_per_part=per_part, row_type=Judged, work=work, progress=progress, prefix="judged"
-    )
+    with Engines(recipe, inputs, run_uri) as engines:
+        judged = engines.work(rows, out, row_type=Judged, work=work, progress=progress, prefix="judged", share=share)
     pairs = preferences.preferences(judged)
+    if share != WHOLE:
+        return closed(out, {}, rows=len(pairs), share=share)
     out.write("part-00000.jsonl", to_jsonl(pairs))
-    result = sealed(out, preferences.metrics(judged), rows=len(pairs), deterministic=engine.deterministic)
+    result = closed(out, preferences.metrics(judged), rows=len(pairs))
     return _guarded(recipe, result, run_uri, index)
 
 

@@ -1,0 +1,151 @@
+"""Engines in processes of their own, one a device: what several GPUs of a pod work with.
+
+A `Worker` is an Engine like any other; its requests go over a pipe to the process that holds the model (`worker`). A
+process that died is replaced at the worker's next call. Processes end with the one that started them, whatever ends
+that, and hold nothing that is not asked for again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from typing import Any
+
+from isr_dpo import config
+from isr_dpo.engines import Choice, Choose, Engine, Progress, Sample, Text
+from isr_dpo.errors import OutsideError, WorkerDied
+
+PROGRAM = "isr_dpo.engines.worker"
+log = logging.getLogger(__name__)
+
+
+def devices(settings: config.Engine, model: config.Model) -> list[str | None]:
+    """The device of each worker, as CUDA_VISIBLE_DEVICES names it; None: none of its own.
+
+    `engine.workers` of them: not given, one a GPU, or one on a CPU. More workers than GPUs share these evenly.
+    """
+    gpus: list[str | None] = list(_gpus()) if settings.kind not in ("fake", "openai") and model.device != "cpu" else []
+    count = settings.workers or max(len(gpus), 1)
+    return [gpus[number % len(gpus)] if gpus else None for number in range(count)]
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use. Asking takes no memory on them."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return named.split(",")[:count] if named else [str(number) for number in range(count)]
+
+
+@contextmanager
+def opened(opening: Callable[[], Engine], devices: Sequence[str | None]) -> Iterator[list[Engine]]:
+    """An engine a device, as `opening` gives it, which travels to each process pickled. Only one: in this process."""
+    if len(devices) == 1:
+        yield [opening()]
+        return
+    with ExitStack() as running:
+        workers: list[Engine] = []
+        for number, device in enumerate(devices, start=1):
+            worker = Worker(opening, name=f"worker {number} of {len(devices)}", device=device)
+            running.callback(worker.close)
+            workers.append(worker)
+        yield workers
+
+
+class Worker:
+    """An Engine in a process of its own, started at once, ready when it is first used.
+
+    Raises WorkerDied where the process ends; what the engine in it raises is raised here.
+    """
+
+    def __init__(self, opening: Callable[[], Engine], *, name: str, device: str | None = None) -> None:
+        self._opening = pickle.dumps(opening)
+        self._name, self._device = name, device
+        self._deterministic: bool | None = None
+        self._closed = False
+        self._start()
+
+    @property
+    def deterministic(self) -> bool:
+        if self._deterministic is None:
+            self._deterministic = bool(self._exchange("deterministic", None, lambda _: None))
+        return self._deterministic
+
+    def sample(self, requests: Sequence[Sample], progress: Progress = lambda _: None) -> list[list[Text]]:
+        texts: list[list[Text]] = self._exchange("sample", list(requests), progress)
+        return texts
+
+    def choose(self, requests: Sequence[Choose], progress: Progress = lambda _: None) -> list[Choice]:
+        choices: list[Choice] = self._exchange("choose", list(requests), progress)
+        return choices
+
+    def close(self) -> None:
+        """Ends the process. A call under way, or a later one, raises OutsideError."""
+        self._closed = True
+        self._end()
+
+    def _start(self) -> None:
+        ours, theirs = Pipe()
+        path = os.pathsep.join(folder for folder in sys.path if folder)  # what we can import the process can
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"}
+        if self._device is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self._device
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own module
+                [sys.executable, "-m", PROGRAM, str(theirs.fileno()), str(os.getpid())],
+                env=environment,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # a terminal's interrupt is ours to answer; and its own children end with it
+            )
+        self._connection: Connection[Any, Any] = ours
+        try:
+            ours.send(self._opening)
+        except OSError:
+            log.debug("%s ended before it had begun", self._name)  # the next exchange says so
+
+    def _end(self) -> None:
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            log.debug("%s had left nothing", self._name)
+        self._process.wait()
+
+    def _exchange(self, method: str, requests: Any, progress: Progress) -> Any:
+        """The answer to a call; what the process says meanwhile is passed on."""
+        if self._process.poll() is not None and not self._closed:
+            self._end()  # its own children, if it had any
+            self._connection.close()
+            self._start()
+        try:
+            self._connection.send((method, requests))
+            kind, value = self._connection.recv()
+            while kind in ("progress", "log"):
+                if kind == "progress":
+                    progress(value)
+                else:
+                    logging.getLogger(value.name).handle(value)
+                kind, value = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._end()
+            if self._closed:
+                raise OutsideError(f"{self._name} was stopped") from error
+            raise WorkerDied(f"{self._name} (process {self._process.pid}) {self._how()}") from error
+        if kind == "error":
+            raise pickle.loads(value)  # noqa: S301 - our own process
+        return value
+
+    def _how(self) -> str:
+        code = self._process.returncode
+        if code >= 0:
+            return f"ended with exit code {code}"
+        hint = "; the kernel does so when memory runs out" if code == -signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(-code).name}{hint}"
