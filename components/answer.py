@@ -13,8 +13,19 @@ def answer(
     dataset: Input[Dataset],
     answers: Output[Dataset],
     metrics: Output[Metrics],
+    share: int = 0,
 ) -> None:
     """Greedy answers to the evaluation sets; index is the policy's."""
     from isr_dpo import steps
 
-    steps.execute("answer", recipe, run_uri, run_id, index, {"policy": policy, "dataset": dataset}, answers, metrics)
+    steps.execute(
+        "answer",
+        recipe,
+        run_uri,
+        run_id,
+        index,
+        {"policy": policy, "dataset": dataset},
+        answers,
+        metrics,
+        share=share,
+    )

@@ -13,10 +13,19 @@ def generate(
     dataset: Input[Dataset],
     responses: Output[Dataset],
     metrics: Output[Metrics],
+    share: int = 0,
 ) -> None:
     """Two responses a row, drawn from the current policy."""
     from isr_dpo import steps
 
     steps.execute(
-        "generate", recipe, run_uri, run_id, index, {"policy": policy, "dataset": dataset}, responses, metrics
+        "generate",
+        recipe,
+        run_uri,
+        run_id,
+        index,
+        {"policy": policy, "dataset": dataset},
+        responses,
+        metrics,
+        share=share,
     )

@@ -15,6 +15,7 @@ def judge(
     preferences: Output[Dataset],
     metrics: Output[Metrics],
     contexts: Input[Dataset] | None = None,
+    share: int = 0,
 ) -> None:
     """The policy chooses between its two responses, with the visual context where there is one."""
     from isr_dpo import steps
@@ -28,4 +29,5 @@ def judge(
         {"policy": policy, "dataset": dataset, "responses": responses, "contexts": contexts},
         preferences,
         metrics,
+        share=share,
     )

@@ -14,6 +14,7 @@ def retrospect(
     contexts: Output[Dataset],
     metrics: Output[Metrics],
     previous: Input[Dataset] | None = None,
+    share: int = 0,
 ) -> None:
     """The visual context of every video, refined from the previous round's where there is one."""
     from isr_dpo import steps
@@ -27,4 +28,5 @@ def retrospect(
         {"policy": policy, "dataset": dataset, "previous": previous},
         contexts,
         metrics,
+        share=share,
     )

@@ -4,8 +4,9 @@
     round t = 1, 2, ...:  generate | retrospect -> judge -> train t -> policy-(t+1)
     every policy from 01 on:  answer -> evaluate -> register -> report
 
-generate and retrospect do not wait for each other, nor does a round for the evaluation of the policy it starts from. No
-exit task anywhere: on a real backend one is silently skipped when it is needed most.
+generate and retrospect do not wait for each other, nor does a round for the evaluation of the policy it starts from.
+With `engine.pods` above 1 each of the policy's steps follows a loop over as many tasks of it, which do a share of its
+parts each. No exit task anywhere: on a real backend one is silently skipped when it is needed most.
 """
 
 from collections.abc import Callable
@@ -48,7 +49,7 @@ def build(
         recipe: str = plan.canonical(),
         recipe_digest: str = plan.digest(),
     ) -> None:
-        tasks = Tasks(recipe=recipe, run_uri=run_uri, run_id=run_id)
+        tasks = Tasks(plan.engine.pods, recipe=recipe, run_uri=run_uri, run_id=run_id)
         unroll(plan, tasks, recipe_digest, in_order=in_order)
 
     return isr_dpo
@@ -57,8 +58,8 @@ def build(
 class Tasks:
     """Makes tasks that share the run's parameters. Caching is off: manifests are the only cache."""
 
-    def __init__(self, **shared: str | PipelineChannel) -> None:
-        self._shared = shared
+    def __init__(self, pods: int, **shared: str | PipelineChannel) -> None:
+        self._pods, self._shared = pods, shared
         self.barrier: PipelineTask | None = None
         """All tasks added from now on wait for this one."""
 
@@ -67,6 +68,17 @@ class Tasks:
         task = component(**self._shared, **inputs).set_caching_options(False)
         task.set_display_name(title(component.name, inputs.get("index", 0)))
         return task if self.barrier is None else task.after(self.barrier)
+
+    def fan_out(self, component: BaseComponent, *, after: PipelineTask | None = None, **inputs: Any) -> PipelineTask:
+        """A task of `component`, whose parts are done before it by as many tasks as there are pods, side by side: it
+        does what these may have left, and completes the output. With one pod it is alone."""
+        waits = [] if after is None else [after]
+        if self._pods > 1:
+            name = title(component.name, inputs["index"])
+            with dsl.ParallelFor(list(range(1, self._pods + 1)), name=f"{name} · shares") as number:
+                share = self.add(component, share=number, **inputs).after(*waits).set_display_name(f"{name} · share")
+            waits = [share]
+        return self.add(component, **inputs).after(*waits)
 
 
 def unroll(recipe: Recipe, tasks: Tasks, recipe_digest: str, *, in_order: bool) -> None:
@@ -91,14 +103,14 @@ def look_back(tasks: Tasks, design: str, contexts: PipelineChannel | None, **hel
     if design == "none" or (design == "fixed" and contexts is not None):
         return contexts
     previous = {} if contexts is None or design == "renew" else {"previous": contexts}
-    return tasks.add(retrospect, **held, **previous).outputs["contexts"]
+    return tasks.fan_out(retrospect, **held, **previous).outputs["contexts"]
 
 
 def prefer(tasks: Tasks, contexts: PipelineChannel | None, **held: Any) -> PipelineChannel:
     """Two responses a row, and the policy's choice between them."""
-    responses = tasks.add(generate, **held).outputs["responses"]
+    responses = tasks.fan_out(generate, **held).outputs["responses"]
     seen = {} if contexts is None else {"contexts": contexts}
-    return tasks.add(judge, responses=responses, **held, **seen).outputs["preferences"]
+    return tasks.fan_out(judge, responses=responses, **held, **seen).outputs["preferences"]
 
 
 def assess(
@@ -106,7 +118,7 @@ def assess(
 ) -> PipelineTask:
     """Evaluates and registers a policy. `after` is the previous policy's report: registry aliases and the page move in
     the policies' order."""
-    answers = tasks.add(answer, index=index, policy=policy, dataset=dataset).outputs["answers"]
+    answers = tasks.fan_out(answer, index=index, policy=policy, dataset=dataset).outputs["answers"]
     evaluation = tasks.add(evaluate, index=index, answers=answers, dataset=dataset).outputs["evaluation"]
     registered = tasks.add(register, index=index, policy=policy, evaluation=evaluation)
     if after is not None:

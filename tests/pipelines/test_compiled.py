@@ -14,6 +14,7 @@ from pipelines.isr_dpo import build
 
 SMOKE = recipe_files.load("smoke")
 MAX_BYTES = 750_000
+RUN_ID = {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
 
 
 def changed(**sections: Any) -> Recipe:
@@ -134,6 +135,38 @@ def test_in_order_a_round_waits_for_the_report_on_its_policy(tmp_path: Path) -> 
             assert f"policy-{index:02d} · report" in graph.before(f"round {index} · {step}")
 
 
+def test_with_several_pods_a_stage_follows_a_loop_over_its_shares(tmp_path: Path) -> None:
+    graph = Graph(changed(engine={"pods": 5}, iterations=3), tmp_path)
+    shared = [f"round {index} · {stage}" for index in (1, 2) for stage in ("generate", "retrospect", "judge")]
+    shared += [f"policy-{index:02d} · answer" for index in (1, 2, 3)]
+    loops = {title: task for title, task in graph.tasks.items() if "parameterIterator" in task}
+    assert set(loops) == {f"{title} · shares" for title in shared}
+    for title in shared:
+        loop = loops[f"{title} · shares"]
+        assert yaml.safe_load(loop["parameterIterator"]["items"]["raw"]) == [1, 2, 3, 4, 5]
+        assert f"{title} · shares" in graph.waits_for[title]
+        (inner,) = graph.spec["components"][loop["componentRef"]["name"]]["dag"]["tasks"].values()
+        whole = graph.tasks[title]
+        assert inner["inputs"]["artifacts"].keys() == whole["inputs"]["artifacts"].keys()
+        assert inner["inputs"]["parameters"]["share"] == {
+            "componentInputParameter": loop["parameterIterator"]["itemInput"]
+        }
+        assert "share" not in whole["inputs"]["parameters"]
+        run_id = inner["inputs"]["parameters"]["run_id"]  # the lock is the run's, whoever of its pods asks for it
+        assert run_id == whole["inputs"]["parameters"]["run_id"] == RUN_ID
+        assert not inner["cachingOptions"].get("enableCache", False)
+    assert graph.independent("round 1 · generate · shares", "round 1 · retrospect · shares")
+    assert {"round 1 · generate", "round 1 · retrospect"} <= graph.before("round 1 · judge · shares")
+
+
+def test_the_longest_run_on_several_pods_is_still_a_small_package(tmp_path: Path) -> None:
+    assert len(Graph(changed(engine={"pods": 64}, iterations=9), tmp_path).text.encode()) < MAX_BYTES
+
+
+def test_one_pod_needs_no_loop(smoke: Graph) -> None:
+    assert "parameterIterator" not in smoke.text
+
+
 @pytest.mark.parametrize("iterations", range(1, 10))
 def test_every_length_compiles_to_a_small_package(iterations: int, tmp_path: Path) -> None:
     graph = Graph(changed(iterations=iterations), tmp_path)
@@ -158,7 +191,7 @@ def test_preflight_is_given_the_digest_to_check_the_recipe_against(smoke: Graph)
 
 def test_the_job_id_is_a_constant_of_every_task_where_a_backend_fills_it_in(smoke: Graph) -> None:
     for task in smoke.tasks.values():
-        assert task["inputs"]["parameters"]["run_id"] == {"runtimeValue": {"constant": "{{$.pipeline_job_uuid}}"}}
+        assert task["inputs"]["parameters"]["run_id"] == RUN_ID
 
 
 def test_caching_is_off_nothing_is_installed_and_there_is_no_exit_task(smoke: Graph) -> None:

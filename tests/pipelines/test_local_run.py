@@ -95,6 +95,17 @@ def test_a_run_goes_in_order_ends_with_the_table_and_is_not_repeated(folder: Pat
     assert "Traceback" not in third.stderr
 
 
+def test_with_several_pods_a_stage_is_completed_after_all_its_shares(folder: Path) -> None:
+    (folder / "tiny.yaml").write_text(json.dumps(RECIPE | {"engine": {"pods": 3}}))
+    made = run(folder)
+    assert made.returncode == 0, made.stdout + made.stderr
+    steps = trace(folder)
+    for step in ("generate 1 dataset,policy", "judge 1 contexts,dataset,policy,responses", "answer 2 dataset,policy"):
+        shares = [steps.index(f"{step} share {number}") for number in (1, 2, 3)]
+        assert max(shares) < steps.index(step)
+    assert not [step for step in steps if "share" in step and step.split()[0] in ("train", "evaluate", "prepare")]
+
+
 def test_a_run_is_extended_without_repeating_what_stands(folder: Path) -> None:
     (folder / "tiny.yaml").write_text(json.dumps(RECIPE | {"iterations": 1}))
     assert run(folder).returncode == 0
