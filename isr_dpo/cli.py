@@ -33,6 +33,7 @@ STEPS = {
     "generate": "two responses to every question of a round",
     "retrospect": "describe every video, or refine the last round's description",
     "judge": "let the policy choose between its two responses",
+    "prefer": "these three of a round with one engine, and the answers to the dev set",
     "train": "DPO on a round's preferences; round 0 is the seed DPO",
     "answer": "greedy answers of a policy to the evaluation sets",
     "evaluate": "grade a policy's answers",

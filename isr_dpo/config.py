@@ -64,13 +64,19 @@ class Engine(Section):
     batch_rows: Positive = 64
     """Sequences in one forward pass."""
     rows_per_part: Positive = 256
-    """Rows between two points of resumption."""
+    """Rows between two points of resumption; in a fused round videos with their rows."""
     workers: Positive | None = None
     """Engines of a pod, each in a process of its own; none: one a GPU, or one on a CPU. On a CPU, workers times
     model.cpu_threads should be its cores."""
     pods: Positive = 1
     """Above 1: generate, retrospect, judge and answer are fanned out over so many pods; one more task seals what these
     have made."""
+    fused: bool = False
+    """A round's generate, retrospect and judge as one step, `prefer`: one engine, which asks all about a video while it
+    holds it. Pays where the engine keeps the prompts it has computed (vLLM); the rows are the same."""
+    fused_videos: Positive | None = None
+    """Of a fused round: videos worked on at a time, as many as the engine's cache of prompts holds; none: all of a
+    part."""
 
 
 class Generate(Section):
@@ -244,6 +250,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "generate": ("seed", "generate", "model.dtype", "engine.kind"),
     "retrospect": ("seed", "retrospect", "model.dtype", "engine.kind"),
     "judge": ("seed", "judge", "retrospect.context", "model.dtype", "engine.kind"),
+    "prefer": ("seed", "generate", "retrospect", "judge", "model.dtype", "engine.kind"),
     "train": (
         "seed",
         "model.dtype",
@@ -257,7 +264,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
 """The recipe keys that each step's output depends on. A change of another key leaves finished work standing."""
 
 
-PROMPTED = ("generate", "retrospect", "judge", "train", "answer")
+PROMPTED = ("generate", "retrospect", "judge", "prefer", "train", "answer")
 """Steps whose output depends on the prompts."""
 
 

@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 PREFIX = "isr_dpo."
 _PARENT = "mlflow.parentRunId"
-_ROUND_STEPS = ("train", "generate", "retrospect", "judge")
+_ROUND_STEPS = ("train", "generate", "retrospect", "judge", "prefer")
 _POLICY_STEPS = ("answer", "evaluate", "register", "report")
 # MLflow's own limits are 100 params and 1000 metrics a batch and 8000 characters a tag.
 _PARAMS_PER_BATCH = 100

@@ -5,12 +5,16 @@
     every policy from 01 on:  answer -> evaluate -> register -> report
 
 generate and retrospect do not wait for each other, nor does a round for the evaluation of the policy it starts from.
+With `engine.fused` the three steps of a round are one, which answers the dev set on the way:
+
+    round t:  prefer -> train t          prefer -> answer -> evaluate -> register -> report
+
 With `engine.pods` above 1 each of the policy's steps follows a loop over as many tasks of it, which do a share of its
 parts each. No exit task anywhere: on a real backend one is silently skipped when it is needed most.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
@@ -21,6 +25,7 @@ from components.answer import answer
 from components.evaluate import evaluate
 from components.generate import generate
 from components.judge import judge
+from components.prefer import prefer
 from components.preflight import preflight
 from components.prepare import prepare
 from components.register import register
@@ -81,21 +86,52 @@ class Tasks:
         return self.add(component, **inputs).after(*waits)
 
 
+class Round(NamedTuple):
+    """What a round's training, and the next round, take from it."""
+
+    preferences: PipelineChannel
+    contexts: PipelineChannel | None
+    answered: PipelineTask | None
+    """The task that answers the policy's dev set too, where one does."""
+
+
 def unroll(recipe: Recipe, tasks: Tasks, recipe_digest: str, *, in_order: bool) -> None:
     """All tasks of a run. Round t reads policy-t and writes policy-(t+1); round 0 is the seed DPO."""
     start = tasks.add(preflight, recipe_digest=recipe_digest).outputs["policy"]
     dataset = tasks.add(prepare, policy=start).outputs["dataset"]
     seed = tasks.add(train, index=0, policy=start, dataset=dataset).outputs["trained"]
-    page = assess(tasks, 1, seed, dataset, after=None)
-    policy, contexts = seed, None
+    design = recipe.retrospect.context
+    policy, contexts, page = seed, None, None
     for index in range(1, recipe.iterations):
-        tasks.barrier = page if in_order else None
         held = {"index": index, "policy": policy, "dataset": dataset}
-        contexts = look_back(tasks, recipe.retrospect.context, contexts, **held)
-        preferences = prefer(tasks, contexts, **held)
+        made = fused(tasks, design, contexts, **held) if recipe.engine.fused else None
+        page = assess(tasks, index, policy, dataset, after=page, answered=made and made.answered)
+        tasks.barrier = page if in_order else None
+        made = made or by_stage(tasks, design, contexts, **held)
         anchor = {"initial": seed} if recipe.train.reference == "initial" else {}
-        policy = tasks.add(train, preferences=preferences, **held, **anchor).outputs["trained"]
-        page = assess(tasks, index + 1, policy, dataset, after=page)
+        policy = tasks.add(train, preferences=made.preferences, **held, **anchor).outputs["trained"]
+        contexts = made.contexts
+    assess(tasks, recipe.iterations, policy, dataset, after=page)
+
+
+_ROLE = {"fixed": "contexts", "retrospective": "previous", "shuffled": "previous"}
+"""What a fused round takes an earlier round's contexts as, by the recipe's design."""
+
+
+def fused(tasks: Tasks, design: str, contexts: PipelineChannel | None, **held: Any) -> Round:
+    """A round whose three stages are one task. Its artifact stands for contexts and preferences alike."""
+    seen = {} if contexts is None or design not in _ROLE else {_ROLE[design]: contexts}
+    task = tasks.fan_out(prefer, **held, **seen)
+    made = task.outputs["preferences"]
+    return Round(made, contexts if design == "fixed" and contexts is not None else made, task)
+
+
+def by_stage(tasks: Tasks, design: str, contexts: PipelineChannel | None, **held: Any) -> Round:
+    """Two responses a row, contexts, and the policy's choice between the responses."""
+    contexts = look_back(tasks, design, contexts, **held)
+    responses = tasks.fan_out(generate, **held).outputs["responses"]
+    seen = {} if contexts is None else {"contexts": contexts}
+    return Round(tasks.fan_out(judge, responses=responses, **held, **seen).outputs["preferences"], contexts, None)
 
 
 def look_back(tasks: Tasks, design: str, contexts: PipelineChannel | None, **held: Any) -> PipelineChannel | None:
@@ -106,20 +142,20 @@ def look_back(tasks: Tasks, design: str, contexts: PipelineChannel | None, **hel
     return tasks.fan_out(retrospect, **held, **previous).outputs["contexts"]
 
 
-def prefer(tasks: Tasks, contexts: PipelineChannel | None, **held: Any) -> PipelineChannel:
-    """Two responses a row, and the policy's choice between them."""
-    responses = tasks.fan_out(generate, **held).outputs["responses"]
-    seen = {} if contexts is None else {"contexts": contexts}
-    return tasks.fan_out(judge, responses=responses, **held, **seen).outputs["preferences"]
-
-
 def assess(
-    tasks: Tasks, index: int, policy: PipelineChannel, dataset: PipelineChannel, *, after: PipelineTask | None
+    tasks: Tasks,
+    index: int,
+    policy: PipelineChannel,
+    dataset: PipelineChannel,
+    *,
+    after: PipelineTask | None,
+    answered: PipelineTask | None = None,
 ) -> PipelineTask:
     """Evaluates and registers a policy. `after` is the previous policy's report: registry aliases and the page move in
-    the policies' order."""
-    answers = tasks.fan_out(answer, index=index, policy=policy, dataset=dataset).outputs["answers"]
-    evaluation = tasks.add(evaluate, index=index, answers=answers, dataset=dataset).outputs["evaluation"]
+    the policies' order. `answered` is the task that answers some of the policy's sets before."""
+    asked = {"index": index, "policy": policy, "dataset": dataset}
+    given = {"answers": tasks.fan_out(answer, after=answered, **asked).outputs["answers"], "dataset": dataset}
+    evaluation = tasks.add(evaluate, index=index, **given).outputs["evaluation"]
     registered = tasks.add(register, index=index, policy=policy, evaluation=evaluation)
     if after is not None:
         registered.after(after)

@@ -33,14 +33,21 @@ log = logging.getLogger("isr_dpo")
 
 def answer_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, share: Share = WHOLE) -> StepResult:
     """Greedy answers to the dev set, and to all sets where evaluate.full_at says so: answers/policy-pp/<set>."""
+    with Engines(recipe, inputs, run_uri) as engines:
+        return answer_sets(recipe, inputs, engines, run_uri, index, _sets(recipe, index), share=share)
+
+
+def answer_sets(
+    recipe: Recipe, inputs: Inputs, engines: Engines, run_uri: str, index: int, names: Sequence[str], *, share: Share
+) -> StepResult:
+    """Greedy answers to the sets `names`, in a session of engines that may have other work too."""
     uri = layout.answers(run_uri, index)
-    standing = {name: begin(recipe, "answers", "answer", inputs, join(uri, name)) for name in _sets(recipe, index)}
+    standing = {name: begin(recipe, "answers", "answer", inputs, join(uri, name)) for name in names}
     done = {name: reused(out).manifest for name, out in standing.items() if isinstance(out, Manifest)}
     metrics: dict[str, float] = {}
     todo = {name: out for name, out in standing.items() if isinstance(out, Output)}
-    with Engines(recipe, inputs, run_uri) as engines:
-        for name, out in todo.items():
-            done[name] = _answer_set(recipe, inputs, engines, out, name, index, share)
+    for name, out in todo.items():
+        done[name] = _answer_set(recipe, inputs, engines, out, name, index, share)
     for name, made in sorted(done.items()):
         metrics |= {f"{name}/{key}": value for key, value in metrics_of(made).items()}
     return StepResult(bundle("answers", "answer", uri, done), metrics, reused=not todo)

@@ -21,6 +21,7 @@ from isr_dpo.parts import Share
 from isr_dpo.progress import speak
 from isr_dpo.steps.assess import answer_step, evaluate_step, register_step, report_step
 from isr_dpo.steps.common import Inputs, StepResult
+from isr_dpo.steps.prefer import prefer_step, taken
 from isr_dpo.steps.prepare import preflight_step, prepare_step
 from isr_dpo.steps.rounds import generate_step, judge_step, retrospect_step
 from isr_dpo.steps.train import train_step
@@ -36,6 +37,7 @@ STEPS: Mapping[str, Callable[[Recipe, Inputs, str, int], StepResult]] = {
     "generate": generate_step,
     "retrospect": retrospect_step,
     "judge": judge_step,
+    "prefer": prefer_step,
     "train": train_step,
     "answer": answer_step,
     "evaluate": evaluate_step,
@@ -52,6 +54,7 @@ SHARED: Mapping[str, _Shared] = {
     "generate": generate_step,
     "retrospect": retrospect_step,
     "judge": judge_step,
+    "prefer": prefer_step,
     "answer": answer_step,
 }
 """Steps whose parts several pods can share."""
@@ -100,7 +103,7 @@ def execute(
     if expected_digest is not None and parsed.digest() != expected_digest:
         raise RecipeError("the recipe given is not the one this pipeline was compiled from: compile the pipeline again")
     given = {
-        key: Manifest.from_json(Path(artifact.path).read_text(encoding="utf-8"), where=f"{name}, input {key}")
+        key: taken(Manifest.from_json(Path(artifact.path).read_text("utf-8"), where=f"{name}, input {key}"), key)
         for key, artifact in inputs.items()
         if artifact is not None
     }

@@ -29,6 +29,9 @@ def inputs_of(name: str, recipe: Recipe, run_uri: str, index: int) -> dict[str, 
     held = {"policy": _complete(layout.policy(run_uri, index), maker), **dataset}
     if name == "retrospect":
         return held | _previous(recipe, run_uri, index)
+    if name == "prefer":
+        fixed = recipe.retrospect.context == "fixed" and index > 1
+        return held | (_contexts(recipe, run_uri, index) if fixed else _previous(recipe, run_uri, index))
     if name == "judge":
         held["responses"] = _complete(layout.round_output(run_uri, index, "responses"), f"generate --index {index}")
         return held | _contexts(recipe, run_uri, index)

@@ -50,7 +50,7 @@ def retrospect_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *,
     if isinstance(out, Manifest):
         return reused(out)
     videos = list(dict.fromkeys(row.video for row in questions(inputs["dataset"])))
-    previous = _contexts(inputs["previous"]) if "previous" in inputs else {}
+    previous = contexts_of(inputs["previous"]) if "previous" in inputs else {}
     loaded = prompts.load(recipe.prompts)
     progress = Progress(f"retrospect, round {index}", len(videos), "videos")
 
@@ -77,7 +77,7 @@ def judge_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, shar
     if isinstance(out, Manifest):
         return _guarded(recipe, reused(out), run_uri, index)
     rows = rows_of(inputs["responses"], Responses)
-    contexts = _contexts(inputs["contexts"]) if "contexts" in inputs else None
+    contexts = contexts_of(inputs["contexts"]) if "contexts" in inputs else None
     if contexts is not None and recipe.retrospect.context == "shuffled":
         contexts = retrospect.shuffled(contexts, seed=recipe.seed, round_index=index)
     loaded = prompts.load(recipe.prompts)
@@ -105,7 +105,8 @@ def judge_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, shar
     return _guarded(recipe, result, run_uri, index)
 
 
-def _contexts(made: Manifest) -> dict[str, str]:
+def contexts_of(made: Manifest) -> dict[str, str]:
+    """The contexts of an output by video."""
     return {row.video: row.context for row in rows_of(made, Context)}
 
 

@@ -135,6 +135,55 @@ def test_in_order_a_round_waits_for_the_report_on_its_policy(tmp_path: Path) -> 
             assert f"policy-{index:02d} · report" in graph.before(f"round {index} · {step}")
 
 
+def fused(design: str = "retrospective", *, iterations: int = 4) -> Recipe:
+    return changed(retrospect={"context": design}, iterations=iterations, engine={"fused": True})
+
+
+def test_a_fused_round_is_one_task_before_training(tmp_path: Path) -> None:
+    graph = Graph(fused(), tmp_path)
+    assert len(graph.tasks) == 3 + 4 * 4 + 2 * 3
+    for index in (1, 2, 3):
+        prefer = f"round {index} · prefer"
+        producer = "seed DPO" if index == 1 else f"round {index - 1} · train"
+        assert graph.source[prefer]["policy"] == producer
+        assert graph.source[f"round {index} · train"]["preferences"] == prefer
+
+
+def test_in_a_fused_round_the_dev_set_is_answered_once_and_graded_while_training_goes_on(tmp_path: Path) -> None:
+    graph = Graph(fused(), tmp_path)
+    for index in (1, 2, 3):
+        assert f"round {index} · prefer" in graph.waits_for[f"policy-{index:02d} · answer"]
+        for assessment in ("answer", "evaluate", "register", "report"):
+            assert graph.independent(f"policy-{index:02d} · {assessment}", f"round {index} · train")
+    assert not [title for title in graph.before("policy-04 · answer") if "round 4" in title]
+
+
+@pytest.mark.parametrize(
+    ("design", "key", "source"),
+    [
+        ("retrospective", "previous", "round 2 · prefer"),
+        ("shuffled", "previous", "round 2 · prefer"),
+        ("fixed", "contexts", "round 1 · prefer"),
+        ("renew", None, None),
+        ("none", None, None),
+    ],
+)
+def test_a_fused_round_takes_the_contexts_of_its_design(
+    design: str, key: str | None, source: str | None, tmp_path: Path
+) -> None:
+    graph = Graph(fused(design), tmp_path)
+    given = {name: task for name, task in graph.source["round 3 · prefer"].items() if name in ("previous", "contexts")}
+    assert given == ({key: source} if key else {})
+    assert not {"previous", "contexts"} & set(graph.source["round 1 · prefer"])
+
+
+def test_in_order_fused_rounds_are_trained_after_the_report_on_their_policy(tmp_path: Path) -> None:
+    graph = Graph(fused(), tmp_path, in_order=True)
+    for index in (1, 2, 3):
+        assert f"policy-{index:02d} · report" in graph.before(f"round {index} · train")
+        assert f"policy-{index:02d} · report" not in graph.before(f"round {index} · prefer")
+
+
 def test_with_several_pods_a_stage_follows_a_loop_over_its_shares(tmp_path: Path) -> None:
     graph = Graph(changed(engine={"pods": 5}, iterations=3), tmp_path)
     shared = [f"round {index} · {stage}" for index in (1, 2) for stage in ("generate", "retrospect", "judge")]

@@ -95,6 +95,22 @@ def test_a_run_goes_in_order_ends_with_the_table_and_is_not_repeated(folder: Pat
     assert "Traceback" not in third.stderr
 
 
+def test_a_fused_run_answers_the_dev_set_before_it_is_graded(folder: Path) -> None:
+    (folder / "tiny.yaml").write_text(json.dumps(RECIPE | {"engine": {"fused": True}}))
+    made = run(folder)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert trace(folder)[2:10] == [
+        "train 0 dataset,policy",
+        "prefer 1 dataset,policy",
+        "answer 1 dataset,policy",
+        "evaluate 1 answers,dataset",
+        "register 1 evaluation,policy",
+        "report 1 registered",
+        "train 1 dataset,policy,preferences",
+        "answer 2 dataset,policy",
+    ]
+
+
 def test_with_several_pods_a_stage_is_completed_after_all_its_shares(folder: Path) -> None:
     (folder / "tiny.yaml").write_text(json.dumps(RECIPE | {"engine": {"pods": 3}}))
     made = run(folder)

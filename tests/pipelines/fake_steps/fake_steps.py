@@ -56,9 +56,10 @@ def outputs(name, recipe, run_uri, index):
     from isr_dpo.stores import join
 
     sets = sorted(recipe.data.sets) if index in recipe.evaluate.full_at else [recipe.evaluate.dev]
-    rounds = {"generate": "responses", "retrospect": "contexts", "judge": "preferences"}
+    rounds = {"generate": ["responses"], "retrospect": ["contexts"], "judge": ["preferences"]}
+    rounds["prefer"] = ["responses", "contexts", "preferences"]
     if name in rounds:
-        return [layout.round_output(run_uri, index, rounds[name])]
+        return [layout.round_output(run_uri, index, made) for made in rounds[name]]
     return {
         "preflight": [layout.policy(run_uri, 0)],
         "prepare": [layout.frames(run_uri), layout.dataset(run_uri)],
