@@ -60,9 +60,20 @@ class Data(Section):
 class Engine(Section):
     """Who runs the policy for generate, retrospect, judge and answer."""
 
-    kind: Literal["hf", "fake"] = "hf"
+    kind: Literal["hf", "openai", "fake"] = "hf"
+    """`hf`: embedded, transformers; `openai`: a model that is served elsewhere, as a baseline."""
     batch_rows: Positive = 64
     """Sequences in one forward pass."""
+    model: str | None = None
+    """Of an `openai` engine: the name that its server has for the model."""
+    base_url: str | None = None
+    """Of an OpenAI-compatible server; none: the openai package's default. The key is OPENAI_API_KEY's."""
+    video_as: Literal["images", "video"] = "images"
+    """How an `openai` engine sends a clip: an image a frame, or one video part, which vLLM and SGLang take."""
+    concurrency: Positive = 16
+    """Requests of an `openai` engine at a time."""
+    timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
+    """For one answer of an `openai` engine."""
     rows_per_part: Positive = 256
     """Rows between two points of resumption; in a fused round videos with their rows."""
     workers: Positive | None = None
@@ -77,6 +88,12 @@ class Engine(Section):
     fused_videos: Positive | None = None
     """Of a fused round: videos worked on at a time, as many as the engine's cache of prompts holds; none: all of a
     part."""
+
+    @model_validator(mode="after")
+    def _named(self) -> Self:
+        if self.kind == "openai" and self.model is None:
+            raise ValueError("kind 'openai' needs engine.model, the name that the server has for the model")
+        return self
 
 
 class Generate(Section):
@@ -229,6 +246,11 @@ class Recipe(Section):
     def _agree(self) -> Self:
         if self.evaluate.dev not in self.data.sets:
             raise ValueError(f"evaluate.dev names {self.evaluate.dev!r}, data.sets has {sorted(self.data.sets)}")
+        if self.engine.kind == "openai" and self.iterations > 1:
+            raise ValueError(
+                "engine.kind 'openai' asks a model that is served elsewhere, which training here does not change: a "
+                f"baseline, to be answered for and evaluated with iterations: 1, not {self.iterations}"
+            )
         return self
 
     def canonical(self) -> str:
@@ -245,11 +267,12 @@ class Recipe(Section):
         return {k: v for k, v in flat.items() if any(k == key or k.startswith(key + ".") for key in keys)}
 
 
+_ENGINE = ("engine.kind", "engine.model", "engine.base_url", "engine.video_as")
 SECTIONS: Mapping[str, tuple[str, ...]] = {
     "prepare": ("data.frames",),
-    "generate": ("seed", "generate", "model.dtype", "engine.kind"),
-    "retrospect": ("seed", "retrospect", "model.dtype", "engine.kind"),
-    "judge": ("seed", "judge", "retrospect.context", "model.dtype", "engine.kind"),
+    "generate": ("seed", "generate", "model.dtype", *_ENGINE),
+    "retrospect": ("seed", "retrospect", "model.dtype", *_ENGINE),
+    "judge": ("seed", "judge", "retrospect.context", "model.dtype", *_ENGINE),
     "prefer": ("seed", "generate", "retrospect", "judge", "model.dtype", "engine.kind"),
     "train": (
         "seed",
@@ -258,7 +281,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         *(f"train.{key}" for key in ("warmup_fraction", "max_grad_norm", "reference", "projector")),
         *(f"train.{key}" for key in ("lora_rank", "lora_alpha", "max_bad_fraction", "accumulate_dtype")),
     ),
-    "answer": ("answer", "model.dtype", "engine.kind"),
+    "answer": ("answer", "model.dtype", *_ENGINE),
     "evaluate": ("evaluate.grader", "evaluate.model", "evaluate.base_url"),
 }
 """The recipe keys that each step's output depends on. A change of another key leaves finished work standing."""

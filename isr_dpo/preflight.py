@@ -27,7 +27,7 @@ def check(recipe: Recipe, run_uri: str) -> None:
         lambda: _check_model(recipe),
         lambda: _check_sources(recipe),
         lambda: _check_store(run_uri),
-        lambda: _check_grader(recipe),
+        lambda: _check_keys(recipe),
         lambda: _check_tracking(recipe, run_uri),
     )
     findings = []
@@ -155,11 +155,12 @@ def _check_store(run_uri: str) -> None:
     open_store(probe).delete(probe)
 
 
-def _check_grader(recipe: Recipe) -> None:
-    if recipe.evaluate.grader == "openai" and not os.environ.get("OPENAI_API_KEY"):
-        raise RecipeError(
-            "evaluate.grader is openai, but OPENAI_API_KEY is not set; set it, or use the packaged grader: rules"
-        )
+def _check_keys(recipe: Recipe) -> None:
+    wanting = {"evaluate.grader": recipe.evaluate.grader, "engine.kind": recipe.engine.kind}
+    for key, value in wanting.items():
+        if value == "openai" and not os.environ.get("OPENAI_API_KEY"):
+            packaged = "; or use the packaged grader: rules" if key == "evaluate.grader" else ""
+            raise RecipeError(f"{key} is openai, but OPENAI_API_KEY is not set; set it{packaged}")
 
 
 def _check_tracking(recipe: Recipe, run_uri: str) -> None:

@@ -100,6 +100,18 @@ def open_engine(
         from isr_dpo.engines.fake import FakeEngine
 
         return FakeEngine()
+    if settings.kind == "openai":
+        from isr_dpo.engines.openai import OpenAIEngine
+
+        assert settings.model is not None
+        return OpenAIEngine(
+            frames,
+            model=settings.model,
+            base_url=settings.base_url,
+            video_as=settings.video_as,
+            concurrency=settings.concurrency,
+            timeout_seconds=settings.timeout_seconds,
+        )
     check(folder)
     from isr_dpo.engines.hf import HFEngine
 

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 
 from isr_dpo import layout, manifest, prompts
 from isr_dpo.config import Recipe
-from isr_dpo.engines import Engine, Sample
+from isr_dpo.engines import Engine, Sample, Text
 from isr_dpo.engines import Progress as Count
 from isr_dpo.errors import OutsideError
 from isr_dpo.manifest import Manifest, Output
 from isr_dpo.parts import WHOLE, Share
 from isr_dpo.progress import Progress
-from isr_dpo.records import Outcome, Prediction, TestRow, read_files
+from isr_dpo.records import NOT_ASKED, Outcome, Prediction, TestRow, read_files
 from isr_dpo.steps.common import (
     Inputs,
     StepResult,
@@ -84,6 +84,9 @@ def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> S
     """Makes the policy a version of the registered model; the run's best by dev accuracy becomes `challenger`."""
     from isr_dpo import registry
 
+    if recipe.engine.kind == "openai":
+        log.info("%s was answered for by a served model: there is nothing to register", layout.policy_name(index))
+        return StepResult(inputs["policy"], {}, reused=False)
     policy, dataset = inputs["policy"], manifest.find(layout.dataset(run_uri))
     assert dataset is not None
     dev = members(inputs["evaluation"]).get(f"caption-{recipe.evaluate.dev}")
@@ -132,15 +135,26 @@ def _answer_set(
                 modal_path=row.video,
                 query=row.question,
                 answer=row.answer,
-                model_prediction=Outcome(status="success", message=text.text),
+                model_prediction=_outcome(text),
             )
             for row, (text,) in zip(chunk, engine.sample(requests, progress), strict=True)
         ]
 
     predictions = engines.work(rows, out, row_type=Prediction, work=answer, progress=progress, share=share)
-    words = sum(len(p.model_prediction.message.split()) for p in predictions) / max(len(predictions), 1)
-    metrics = {"rows": len(predictions), "words": words}
+    answers = [p.model_prediction.message for p in predictions if p.model_prediction.status == "success"]
+    metrics: dict[str, float] = {
+        "rows": len(predictions),
+        "words": sum(len(answer.split()) for answer in answers) / max(len(answers), 1),
+        "empty": sum(not answer for answer in answers),
+        "not_asked": len(predictions) - len(answers),
+    }
     return closed(out, metrics, rows=len(predictions), share=share).manifest
+
+
+def _outcome(text: Text) -> Outcome:
+    if text.finish in NOT_ASKED:
+        return Outcome(status="failed", message=NOT_ASKED[text.finish])
+    return Outcome(status="success", message=text.text)
 
 
 def _grade_set(recipe: Recipe, dataset: Manifest, answers: Manifest, out: Output, name: str, index: int) -> Manifest:
