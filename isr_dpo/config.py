@@ -273,7 +273,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     "generate": ("seed", "generate", "model.dtype", *_ENGINE),
     "retrospect": ("seed", "retrospect", "model.dtype", *_ENGINE),
     "judge": ("seed", "judge", "retrospect.context", "model.dtype", *_ENGINE),
-    "prefer": ("seed", "generate", "retrospect", "judge", "model.dtype", "engine.kind"),
+    "prefer": ("seed", "generate", "retrospect", "judge", "model.dtype", *_ENGINE),
     "train": (
         "seed",
         "model.dtype",
