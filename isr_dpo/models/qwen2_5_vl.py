@@ -139,15 +139,19 @@ def encode_grids(processor: Any, texts: Sequence[str], videos: Sequence[np.ndarr
         _check_frames(processor, video)
     rows = []
     for text, video in zip(texts, videos, strict=True):
-        times = {
-            "fps": FRAMES_PER_SECOND,
-            "total_num_frames": len(video),
-            "frames_indices": list(range(len(video))),
-            "duration": len(video) / FRAMES_PER_SECOND,
-        }
         keys = ("pixel_values_videos", "video_grid_thw")
-        rows.append(common.encode_rows(processor, [text], [video], keys=keys, video_metadata=[times]))
+        rows.append(common.encode_rows(processor, [text], [video], keys=keys, video_metadata=[times(len(video))]))
     return common.Encoded([row.ids[0] for row in rows], [row.videos[0] for row in rows])
+
+
+def times(frames: int) -> dict[str, Any]:
+    """What the processor is told of a clip's frames."""
+    return {
+        "fps": FRAMES_PER_SECOND,
+        "total_num_frames": frames,
+        "frames_indices": list(range(frames)),
+        "duration": frames / FRAMES_PER_SECOND,
+    }
 
 
 def token_counts(model: Any, towers: Sequence[Mapping[str, Tensor]]) -> list[int]:

@@ -27,7 +27,7 @@ ARCHITECTURE = "Qwen3VLForConditionalGeneration"
 LANGUAGE = ("model.language_model.", "lm_head.")
 PROJECTOR = ("model.visual.merger.", "model.visual.deepstack_merger_list.")
 CHAT_TEMPLATE = qwen2_5_vl.TURNS
-media_ids, positions, inputs = common.media_ids, qwen2_5_vl.positions, qwen2_5_vl.inputs
+media_ids, positions, inputs, times = common.media_ids, qwen2_5_vl.positions, qwen2_5_vl.inputs, qwen2_5_vl.times
 
 
 def load(folder: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
