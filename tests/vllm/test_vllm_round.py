@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -102,10 +100,9 @@ def test_a_round_killed_twice_ends_with_the_same_rows(
 
 
 def killed_when(folder: Path, *arguments: object) -> None:
-    """Runs the round in a process of its own, and kills it once `folder` holds a part and no manifest."""
-    environment = {**os.environ, "ISR_DPO_TEST_ROUND": secrets.token_hex(4)}
+    """Runs the round in a process of its own, and kills it once `folder` holds a part."""
     command = [sys.executable, "-m", "tests.vllm.test_vllm_round", *map(str, arguments)]
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         until = time.monotonic() + 240
         while not list(folder.glob("*-00000.jsonl")) and process.poll() is None:
@@ -113,7 +110,8 @@ def killed_when(folder: Path, *arguments: object) -> None:
             time.sleep(0.01)
     finally:
         process.send_signal(signal.SIGKILL)
-        process.wait()
+        ended = process.wait()
+    assert ended == -signal.SIGKILL
 
 
 if __name__ == "__main__":  # python -m tests.vllm.test_vllm_round RUN MODEL WORLD TRACKING: what is killed
