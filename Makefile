@@ -56,8 +56,9 @@ check: $(VENV)/ready  ## formatting, lint, types, import rules
 compile: $(VENV)/ready  ## build/<recipe>-<placement>.yaml, a package for Kubeflow Pipelines
 	@$(BIN)/python -m pipelines compile pipelines/recipes/smoke.yaml
 
-bench: $(VENV)/ready  ## our training step beside TRL's: seconds a pair and memory, in one run (minutes, quiet cores)
+bench: $(VENV)/ready  ## our training step beside TRL's, our engines beside batch-1 generation (long, quiet cores)
 	@$(BIN)/python -m tests.bench.dpo_step
+	@$(BIN)/python -m tests.bench.generate
 
 rehearsal: $(VENV)/ready  ## a round of training at the largest shape that this machine's GPU holds, up to 7B
 	@$(BIN)/python -m tests.bench.rehearsal
