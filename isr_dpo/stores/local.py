@@ -17,6 +17,7 @@ _UNDONE = ".undone-"
 """Prefix of names that are no objects: a put that is not finished, a folder on its way out. What a killed process
 leaves of them goes with its folder."""
 _CHUNK_BYTES = 1 << 20
+_ATTEMPTS = 9
 
 
 class LocalStore:
@@ -41,25 +42,13 @@ class LocalStore:
 
     def put(self, path: Path, uri: str, *, if_absent: bool = False) -> None:
         target = to_path(uri)
-        undone = target.with_name(_UNDONE + secrets.token_hex(8))  # same folder, hence same file system
         with path.open("rb") as source:
             try:
-                with _create(undone) as copy:
-                    shutil.copyfileobj(source, copy, _CHUNK_BYTES)
-                    copy.flush()
-                    os.fsync(copy.fileno())
-                if if_absent:
-                    os.link(undone, target)  # refuses where the name exists; a rename would replace
-                else:
-                    os.replace(undone, target)
-                _sync_folder(target.parent)
+                _put(source, target, if_absent=if_absent)
             except FileExistsError:
                 raise Exists(uri) from None
             except OSError as error:
                 explain(error, uri)
-            finally:
-                with contextlib.suppress(OSError):  # renamed, or never made
-                    undone.unlink()
 
     def list(self, uri: str) -> dict[str, int]:
         root = to_path(uri)
@@ -112,13 +101,31 @@ def explain(error: OSError, place: str) -> NoReturn:
     raise StoreError(f"{place}: {way}") from error
 
 
-def _create(path: Path) -> BinaryIO:
-    """A new file, its folder made where it is missing."""
-    for _ in range(9):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # a delete pruned the empty folder just now
-            return path.open("xb")
-    return path.open("xb")
+def _put(source: BinaryIO, target: Path, *, if_absent: bool) -> None:
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError):  # another process deletes the folder, or prunes it, just now
+            _try_put(source, target, if_absent=if_absent)
+            return
+    _try_put(source, target, if_absent=if_absent)
+
+
+def _try_put(source: BinaryIO, target: Path, *, if_absent: bool) -> None:
+    undone = target.with_name(_UNDONE + secrets.token_hex(8))  # same folder, hence same file system
+    undone.parent.mkdir(parents=True, exist_ok=True)
+    source.seek(0)
+    try:
+        with undone.open("xb") as copy:
+            shutil.copyfileobj(source, copy, _CHUNK_BYTES)
+            copy.flush()
+            os.fsync(copy.fileno())
+        if if_absent:
+            os.link(undone, target)  # refuses where the name exists; a rename would replace
+        else:
+            os.replace(undone, target)
+        _sync_folder(target.parent)
+    finally:
+        with contextlib.suppress(OSError):  # renamed, or never made
+            undone.unlink()
 
 
 def _sync_folder(folder: Path) -> None:

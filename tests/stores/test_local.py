@@ -3,6 +3,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,3 +111,23 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
     with pytest.raises(StoreError, match=r"run/out/object: .*--run-uri"):
         write_bytes(join(str(tmp_path / "run"), "out", "object"), b"x")
+
+
+def test_a_put_survives_others_who_delete_its_folder(tmp_path: Path) -> None:
+    folder, stop = str(tmp_path / "out"), threading.Event()
+
+    def delete() -> None:
+        while not stop.is_set():
+            open_store(folder).delete(folder)
+            time.sleep(0.1)  # longer than a put takes
+
+    with ThreadPoolExecutor(1) as other:
+        deleting = other.submit(delete)
+        try:
+            for number in range(100):
+                write_bytes(join(folder, str(number)), b"content")
+        finally:
+            stop.set()
+        deleting.result()
+    write_bytes(join(folder, "last"), b"content")
+    assert read_bytes(join(folder, "last")) == b"content"
