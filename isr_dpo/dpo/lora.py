@@ -37,13 +37,19 @@ def inject(policy: Policy, *, rank: int, alpha: float) -> dict[str, nn.Parameter
 
 
 def merged(
-    policy: Policy, states: Mapping[str, State], originals: Mapping[str, Tensor], *, rank: int, alpha: float
+    weights: Mapping[str, nn.Parameter],
+    states: Mapping[str, State],
+    originals: Mapping[str, Tensor],
+    *,
+    rank: int,
+    alpha: float,
 ) -> Iterator[tuple[str, Tensor]]:
     """The language model's weights (fp32, CPU) under the names that they have without adapters: W + alpha / rank B A.
 
-    Args: `states` of the adapters; `originals`: weights more exact than the module's own, by their plain name.
+    Args: `weights` of the language model with its adapters, by name; `states` of the adapters; `originals`: weights
+    more exact than the module's own, by their plain name.
     """
-    for name, parameter in policy.trainable().items():
+    for name, parameter in weights.items():
         if ".lora_" in name:
             continue
         plain = name.replace(_BASE, "")

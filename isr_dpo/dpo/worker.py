@@ -96,7 +96,7 @@ def run(folder: Path, on_step: Callable[[Entry], None] = lambda _: None) -> None
     torch.manual_seed(recipe.seed)
     distributed = launch.distributed_environment()
     policy, originals = _open_policy(job, recipe, distributed=distributed)
-    parameters = _trained(policy, recipe)
+    parameters, weights = _trained(policy, recipe), policy.trainable()
     shape = floor.Shape.of(policy.model)
     features = Features(Path(job.features) / tower_digest(policy)[:16]) if job.features else None
     module = SharedPrefix(policy, features=features, checkpointing=recipe.train.gradient_checkpointing)
@@ -137,7 +137,7 @@ def run(folder: Path, on_step: Callable[[Entry], None] = lambda _: None) -> None
             done=done,
             on_step=_Recorder(folder, backend, recipe, resumed, on_step),
         )
-        _finish(folder, policy, backend, recipe, originals)
+        _finish(folder, backend, _weights(weights, backend, recipe, originals))
     backend.close()
 
 
@@ -179,7 +179,7 @@ def _open_policy(job: Job, recipe: Recipe, *, distributed: bool) -> tuple[Policy
     originals: Mapping[str, Tensor] = {}
     if job.masters is not None:
         originals = Masters(Path(job.masters))
-    elif dtype != "float32":
+    elif distributed and (dtype != "float32" or recipe.train.lora_rank is not None):  # ranks may split the module's own
         exact = models.load(start, dtype="float32")
         originals = {name: p.detach() for name, p in exact.trainable(projector=recipe.train.projector).items()}
     device: str = recipe.model.device
@@ -229,27 +229,29 @@ def _reference(folder: Path, job: Job, recipe: Recipe, backend: Backend, pairs: 
     return made
 
 
-def _finish(folder: Path, policy: Policy, backend: Backend, recipe: Recipe, originals: Mapping[str, Tensor]) -> None:
-    """Writes the trained weights, whole or not at all."""
-    unfinished = folder / f"{MASTERS}.unfinished"
-    if backend.rank == 0:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        masters.write(unfinished, _weights(policy, backend, recipe, originals))
-        os.replace(unfinished, folder / MASTERS)
-    else:
-        for _ in backend.states():
+def _finish(folder: Path, backend: Backend, trained: Iterator[tuple[str, Tensor]]) -> None:
+    """Writes the trained weights, whole or not at all. Collective."""
+    if backend.rank != 0:
+        for _ in trained:
             pass
+        return
+    unfinished = folder / f"{MASTERS}.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    masters.write(unfinished, trained)
+    os.replace(unfinished, folder / MASTERS)
 
 
 def _weights(
-    policy: Policy, backend: Backend, recipe: Recipe, originals: Mapping[str, Tensor]
+    weights: Mapping[str, torch.nn.Parameter], backend: Backend, recipe: Recipe, originals: Mapping[str, Tensor]
 ) -> Iterator[tuple[str, Tensor]]:
+    """What the next round starts from, fp32 by name. `weights`: of the language model, as they were named before the
+    backend took the module over."""
     settings = recipe.train
     if settings.lora_rank is None:
         yield from ((name, state.master) for name, state in backend.states())
         return
     states = dict(backend.states())
-    yield from lora.merged(policy, states, originals, rank=settings.lora_rank, alpha=settings.lora_alpha)
+    yield from lora.merged(weights, states, originals, rank=settings.lora_rank, alpha=settings.lora_alpha)
     yield from ((name, state.master) for name, state in states.items() if ".lora_" not in name)
 
 

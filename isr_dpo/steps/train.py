@@ -61,6 +61,8 @@ class _Round:
         self._digests = {name: made.digest for name, made in inputs.items()}
         self._uri = layout.round_output(run_uri, index, "training")
         self._checkpoints = join(self._uri, "checkpoints")
+        self._seen: set[str] = set()
+        """Local checkpoints that are in the store, or were."""
 
     def train(self, rows: list[Preference], out: Output) -> StepResult:
         self._refuse_foreign_checkpoints()
@@ -219,11 +221,13 @@ class _Round:
         """Brings new checkpoints to the store, where at most two are kept."""
         from isr_dpo.dpo import checkpoint
 
+        new = [path for path in checkpoint.found(folder / checkpoint.FOLDER) if path.name not in self._seen]
+        if not new:
+            return
         stored = self._stored_checkpoints()
-        for path in checkpoint.found(folder / checkpoint.FOLDER):
+        for path in new:
             uri = join(self._checkpoints, path.name)
-            if uri in stored:
-                continue
+            self._seen.add(path.name)
             out = manifest.begin(uri, origin(self._recipe, "checkpoint", "train", self._digests))
             if isinstance(out, Output):
                 out.put_folder(path)

@@ -107,3 +107,19 @@ def test_two_ranks_go_on_from_one_ranks_checkpoint_and_name_bad_pairs(
         DataError, match=r"1 of 9 pairs cannot be trained on.*\n  pair q3: the rejected response is emp"
     ):
         step.train_round(tmp_path / "bad", recipe, bad)
+
+
+def test_adapters_on_two_ranks_that_split_the_weights_agree_with_one(start: Path, frames: Path, tmp_path: Path) -> None:
+    found = []
+    for ranks in (1, 2):
+        recipe = recipe_of(lora_rank=4, ranks=ranks, zero_stage=3, checkpoint_minutes=60)
+        folder = tmp_path / str(ranks)
+        step.train_round(folder, recipe, job_of(folder, recipe, policy=start, frames=frames))
+        found.append(dict(Masters(folder / MASTERS)))
+    assert far(found[1], found[0]) <= 1e-5
+    before = models.load(start).trainable()
+    moved = {name: weight - before[name].detach() for name, weight in found[0].items()}
+    difference = {name: found[1][name] - found[0][name] for name in moved}
+    norms = [torch.cat([t.flatten() for t in tensors.values()]).norm() for tensors in (difference, moved)]
+    assert norms[1] > 0
+    assert norms[0] / norms[1] <= 1e-3

@@ -111,7 +111,7 @@ def test_the_merged_weights_say_what_the_adapters_said(start: Path) -> None:
         for parameter in adapters.values():
             parameter.normal_(std=0.1)
     states = {name: State.fresh(parameter.detach()) for name, parameter in adapters.items()}
-    merged = dict(lora.merged(policy, states, {}, rank=3, alpha=6))
+    merged = dict(lora.merged(policy.trainable(), states, {}, rank=3, alpha=6))
     assert merged.keys() == plain_policy.trainable().keys()
     plain_policy.model.load_state_dict(merged, strict=False)
     with torch.no_grad():
