@@ -25,9 +25,9 @@ Probabilities = tuple[float, float]
 
 def judge(
     rows: Sequence[Responses],
-    contexts: Mapping[str, str] | None,
     engine: Engine,
     *,
+    contexts: Mapping[str, str] | None,
     prompts: Prompts,
     settings: Judge,
     seed: int,
@@ -79,8 +79,12 @@ def _ask(
     texts = [_prompt(template, row, contexts, order) for row in rows for order in orders]
     videos = [row.video for row in rows for _ in orders]
 
+    answered = 0
+
     def count(done: int) -> None:
-        progress(done // len(orders))
+        nonlocal answered
+        before, answered = answered, answered + done
+        progress(answered // len(orders) - before // len(orders))
 
     if settings.verdict == "logits":
         choices = engine.choose(

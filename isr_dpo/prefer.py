@@ -1,16 +1,20 @@
 """Prefer: generate, retrospect and judge fused, for an engine that keeps the prompts it has computed.
 
 A video's answers, its description and its verdicts all begin with the same tokens: the fixed text and the video. Asked
-stage by stage, the video is long forgotten when its judge is asked; asked a few videos at a time, it is computed once
-(reference: 162 TFLOP of prefill a pair in separate calls, 101 by stage, 44 fused [D]). The rows are those of the three
-stages: an engine is a pure function of its requests.
+stage by stage, the video is long forgotten when its judge is asked; asked while it is in hand, it is computed once
+(reference: 162 TFLOP of prefill a pair in separate calls, 101 by stage, 44 fused [D]). An engine that takes calls side
+by side has `engine.fused_videos` videos in hand, each at a stage of its own, and takes up the next when one is done.
+Another goes through the stages with so many at a time. The rows are those of the three stages: an engine is a pure
+function of its requests.
 """
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import Any, NamedTuple, TypeVar
 
 from isr_dpo.config import Recipe
 from isr_dpo.engines import Engine, Progress
@@ -19,6 +23,9 @@ from isr_dpo.judge import judge
 from isr_dpo.prompts import Prompts
 from isr_dpo.records import Context, Judged, Question, Responses, Row
 from isr_dpo.retrospect import retrospect
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Asked(NamedTuple):
@@ -73,90 +80,56 @@ def prefer(
     round_index: int,
     progress: Progress = lambda _: None,
 ) -> list[Preferred]:
-    """Answers, description and verdicts of each video, `engine.fused_videos` videos at a time. A `shuffled` context is
-    no design for this: its judge needs the contexts of all videos first.
+    """Answers, description and verdicts of each video. A `shuffled` context is no design for this: its judge needs the
+    contexts of all videos first.
 
-    `progress` counts videos: the share of them that the answered requests make.
+    `progress` counts videos.
     """
-    size = recipe.engine.fused_videos or max(len(videos), 1)
+    in_hand = recipe.engine.fused_videos
+    lanes, size = (in_hand, 1) if engine.side_by_side else (1, in_hand)
+    chunks = [videos[start : start + size] for start in range(0, len(videos), size)]
+    ask = functools.partial(
+        _ask, engine=engine, earlier=earlier, recipe=recipe, prompts=prompts, round_index=round_index
+    )
     made: list[Preferred] = []
-    for start in range(0, len(videos), size):
-        chunk = videos[start : start + size]
-        counted = _Counted(len(chunk), _requests(chunk, recipe, earlier), progress)
-        made += _together(chunk, engine, earlier, recipe, prompts, round_index, counted)
-        counted.all()
+    for rows in _mapped(ask, chunks, lanes, lambda rows: progress(len(rows))):
+        made += rows
     return made
 
 
-def _requests(videos: Sequence[Asked], recipe: Recipe, earlier: Earlier) -> int:
-    """Rows answered, rows judged, videos described."""
-    return 2 * sum(len(asked.questions) for asked in videos) + describes(recipe, earlier) * len(videos)
+def _mapped(call: Callable[[T], R], items: Sequence[T], lanes: int, done: Callable[[R], None]) -> list[R]:
+    """`call` of each item, `lanes` at a time; `done` is told of each result as it comes. The first error ends it."""
+    found: dict[int, R] = {}
+    if lanes == 1:
+        for number, item in enumerate(items):
+            found[number] = call(item)
+            done(found[number])
+        return list(found.values())
+    pool = ThreadPoolExecutor(lanes, thread_name_prefix="prefer")
+    try:
+        running = {pool.submit(call, item): number for number, item in enumerate(items)}
+        for future in as_completed(running):
+            found[running[future]] = future.result()
+            done(found[running[future]])
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    return [found[number] for number in range(len(items))]
 
 
-class _Counted:
-    """Tells `progress` of `videos` in whole numbers while their `requests` are counted."""
-
-    def __init__(self, videos: int, requests: int, progress: Progress) -> None:
-        self._videos, self._requests, self._progress = videos, requests, progress
-        self._done = self._told = 0
-
-    def __call__(self, done: int) -> None:
-        self._done += done
-        self._tell(self._videos * self._done // self._requests)
-
-    def all(self) -> None:
-        """Tells of what is left: stages round down what they count."""
-        self._tell(self._videos)
-
-    def _tell(self, videos: int) -> None:
-        if videos != self._told:
-            self._progress(videos - self._told)
-            self._told = videos
-
-
-def _together(
-    videos: Sequence[Asked],
-    engine: Engine,
-    earlier: Earlier,
-    recipe: Recipe,
-    prompts: Prompts,
-    round_index: int,
-    progress: Progress,
+def _ask(
+    videos: Sequence[Asked], *, engine: Engine, earlier: Earlier, recipe: Recipe, prompts: Prompts, round_index: int
 ) -> list[Preferred]:
+    """The three stages, one after the other."""
     rows = [question for asked in videos for question in asked.questions]
-    responses = generate(
-        rows,
-        engine,
-        template=prompts.answer,
-        settings=recipe.generate,
-        seed=recipe.seed,
-        round_index=round_index,
-        progress=progress,
-    )
+    held: dict[str, Any] = {"seed": recipe.seed, "round_index": round_index}
+    responses = generate(rows, engine, template=prompts.answer, settings=recipe.generate, **held)
     described: dict[str, Context] = {}
     if describes(recipe, earlier):
-        made = retrospect(
-            [asked.video for asked in videos],
-            earlier.previous,
-            engine,
-            prompts=prompts,
-            settings=recipe.retrospect,
-            seed=recipe.seed,
-            round_index=round_index,
-            progress=progress,
-        )
+        names = [asked.video for asked in videos]
+        made = retrospect(names, engine, previous=earlier.previous, prompts=prompts, settings=recipe.retrospect, **held)
         described = {row.video: row for row in made}
     contexts = {video: row.context for video, row in described.items()} or earlier.contexts
-    judged = judge(
-        responses,
-        contexts,
-        engine,
-        prompts=prompts,
-        settings=recipe.judge,
-        seed=recipe.seed,
-        round_index=round_index,
-        progress=progress,
-    )
+    judged = judge(responses, engine, contexts=contexts, prompts=prompts, settings=recipe.judge, **held)
     return _gathered(videos, responses, described, judged)
 
 

@@ -17,9 +17,9 @@ from isr_dpo.records import NOT_ASKED, Context, seed_for
 
 def retrospect(
     videos: Sequence[str],
-    previous: Mapping[str, str],
     engine: Engine,
     *,
+    previous: Mapping[str, str],
     prompts: Prompts,
     settings: Retrospect,
     seed: int,

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from isr_dpo.engines import Engine, Sample, pool
+from isr_dpo.engines import Sample, pool
+from isr_dpo.engines.pool import Worker
 from isr_dpo.errors import ModelError, OutsideError, WorkerDied
 from isr_dpo.manifest import Origin, Output, begin
 from isr_dpo.parts import Share, work_in_parts
 from isr_dpo.records import Context
+from tests.engines import mortal
 from tests.engines.mortal import MortalEngine
 
 VIDEOS = [f"v{number:02d}" for number in range(11)]
@@ -152,11 +154,11 @@ def test_a_second_death_on_the_same_part_names_it_and_its_rows(tmp_path: Path) -
 def test_an_error_ends_the_other_workers_too_and_nothing_more_is_begun(tmp_path: Path) -> None:
     begun: list[str] = []
 
-    def failing(videos: Sequence[str], engine: Engine, progress: Progress) -> list[Context]:
+    def failing(videos: Sequence[str], worker: Worker, progress: Progress) -> list[Context]:
         begun.extend(videos)
         kind = "fail" if "v02" in videos else "wait" if "v00" in videos else "slow"
-        engine.sample([Sample(kind, "p", (1,), 0.0, 1.0, 1)], progress)
-        return describe(videos, engine, lambda _: None)
+        worker.do(functools.partial(mortal.sample, [Sample(kind, "p", (1,), 0.0, 1.0, 1)]), progress)
+        return describe(videos, worker, lambda _: None)
 
     started = time.monotonic()
     with (
@@ -169,10 +171,11 @@ def test_an_error_ends_the_other_workers_too_and_nothing_more_is_begun(tmp_path:
 
 
 def test_a_killed_worker_costs_the_part_in_its_hand_and_no_other(tmp_path: Path) -> None:
-    def once(videos: Sequence[str], engine: Engine, progress: Progress) -> list[Context]:
+    def once(videos: Sequence[str], worker: Worker, progress: Progress) -> list[Context]:
         kind = "die once" if "v06" in videos else "quick"
-        engine.sample([Sample(kind, "p", (1,), 0.0, 1.0, 1)] * len(videos), progress)
-        return describe(videos, engine, lambda _: None)
+        requests = [Sample(kind, "p", (1,), 0.0, 1.0, 1)] * len(videos)
+        worker.do(functools.partial(mortal.sample, requests), progress)
+        return describe(videos, worker, lambda _: None)
 
     counted: list[int] = []
     with pool.opened(functools.partial(MortalEngine, tmp_path), (None, None)) as workers:

@@ -38,7 +38,7 @@ def decode(
     M-RoPE: what follows a prompt stands one after its highest position. Only the first `wanted` rows are waited for:
     the others fill the batch up.
     """
-    out = model(**inputs, position_ids=_as_taken(positions), logits_to_keep=1, use_cache=True)
+    out = model(**inputs, position_ids=as_taken(positions), logits_to_keep=1, use_cache=True)
     cache = out.past_key_values
     if draws > 1:
         cache.batch_repeat_interleave(draws)
@@ -58,7 +58,7 @@ def decode(
         out = model(
             input_ids=tokens[:, None],
             attention_mask=mask,
-            position_ids=_as_taken(position.expand(len(positions), -1)[..., None]),
+            position_ids=as_taken(position.expand(len(positions), -1)[..., None]),
             past_key_values=cache,
             use_cache=True,
         )
@@ -103,6 +103,6 @@ def ends_with(tokens: Sequence[int], sequence: Sequence[int] = ()) -> Ended:
     return ended
 
 
-def _as_taken(positions: Tensor) -> Tensor:
+def as_taken(positions: Tensor) -> Tensor:
     """[A, B, T] as a model takes them: [B, T] where there is one dimension."""
     return positions[0] if len(positions) == 1 else positions

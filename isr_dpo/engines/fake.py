@@ -12,6 +12,7 @@ class FakeEngine:
     """Answers with words picked by a hash of the prompt and seed; prefers one of two labels by a hash of the prompt."""
 
     deterministic = True
+    side_by_side = False
     words = ("red", "green", "blue", "left", "right", "circle", "square", "large", "small", "grey")
 
     def sample(self, requests: Sequence[Sample], progress: Progress = lambda _: None) -> list[list[Text]]:

@@ -12,21 +12,23 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from isr_dpo import models
 from isr_dpo.engines import Choice, Choose, Progress, Sample, Text
-from isr_dpo.engines.decoding import Pick, decode, ends_with, greedy, seeded
+from isr_dpo.engines.decoding import Pick, as_taken, decode, ends_with, greedy, seeded
+from isr_dpo.engines.tokens import TOO_LONG, Tokens
 from isr_dpo.errors import ModelError
 from isr_dpo.models.common import batch_videos, place
 
 BUCKET = 16
 """Tokens. Costs at most 15 padded positions a row."""
-TOO_LONG = "too_long"
-"""How a request whose prompt does not fit the context ends."""
+READ_TOKENS = 4096
+"""Tokens of a forward pass that only reads what comes next: enough to keep a device busy. A judge's prompts are of
+many lengths, so larger batches would be filled up in vain."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class _Row:
         return replace(self, prompt=replace(self.prompt, ids=self.prompt.ids + ids))
 
 
+class _Batch(NamedTuple):
+    """Rows of one padded length and clip size, to be filled up to `size` prompts."""
+
+    rows: list[_Row]
+    size: int
+
+
 @dataclass(frozen=True)
 class _Inputs:
     """A forward pass's keyword inputs of a batch of prompts, and the positions [A, prompts, T] of their tokens."""
@@ -62,6 +71,8 @@ class _Inputs:
 
 class HFEngine:
     """Runs the policy in `folder`. `frames` gives the uint8 [F, H, W, 3] frames of a video key."""
+
+    side_by_side = False
 
     def __init__(
         self,
@@ -76,6 +87,7 @@ class HFEngine:
         self._policy = models.load(folder, dtype=dtype, device=device, cpu_threads=cpu_threads)
         self._frames = frames
         self._batch_rows = batch_rows
+        self._tokens = Tokens(self._policy.tokenizer, self._eos)
         self._device = self._policy.model.device
         self.deterministic = self._device.type == "cpu" and dtype == "float32"
 
@@ -96,13 +108,13 @@ class HFEngine:
             for batch in self._batches(rows, draws):
                 pick: Pick = greedy
                 if temperature:
-                    seeds = [row.seeds[min(i, len(row.seeds) - 1)] for row in batch for i in range(draws)]
+                    seeds = [row.seeds[min(i, len(row.seeds) - 1)] for row in batch.rows for i in range(draws)]
                     pick = seeded(seeds, steps=limit, temperature=temperature, top_p=top_p)
                 for number, new in enumerate(self._decode(batch, draws=draws, limit=limit, pick=pick)):
-                    row, draw = batch[number // draws], number % draws
+                    row, draw = batch.rows[number // draws], number % draws
                     if draw < len(row.seeds):
-                        results[row.index][row.draw + draw] = self._text(new[: self._room(row.prompt)])
-                progress(sum(row.draw == 0 for row in batch))
+                        results[row.index][row.draw + draw] = self._tokens.text(new[: self._room(row.prompt)])
+                progress(sum(row.draw == 0 for row in batch.rows))
         return results
 
     def choose(self, requests: Sequence[Choose], progress: Progress = lambda _: None) -> list[Choice]:
@@ -114,19 +126,20 @@ class HFEngine:
             key = (request.labels, request.rationale_tokens, request.cue)
             groups[key].append(_Row(index, 0, prompts[index]))
         for (labels, rationale_tokens, cue), asked in groups.items():
-            cue_ids, label_ids = self._label_ids(cue, labels)
+            cue_ids, label_ids = self._tokens.labels(cue, labels)
             rows = [row for row in asked if self._room(row.prompt) > rationale_tokens + len(cue_ids)]
             progress(len(asked) - len(rows))
             rationales: dict[int, list[int]] = defaultdict(list)
             if rationale_tokens:
                 for batch in self._batches(rows):
                     written = self._decode(batch, draws=1, limit=rationale_tokens, pick=greedy, stop=cue_ids)
-                    rationales |= {row.index: self._until(n, cue_ids) for row, n in zip(batch, written, strict=True)}
-            for batch in self._batches([row.longer(rationales[row.index] + cue_ids) for row in rows]):
-                for row, probabilities in zip(batch, self._next_token(batch, label_ids), strict=False):
-                    rationale = self._policy.tokenizer.decode(rationales[row.index], skip_special_tokens=True)
-                    results[row.index] = Choice(probabilities, rationale.strip())
-                progress(len(batch))
+                    for row, new in zip(batch.rows, written, strict=True):
+                        rationales[row.index] = self._tokens.rationale(new, cue)
+            whole = [row.longer(rationales[row.index] + cue_ids) for row in rows]
+            for batch in self._batches(whole, tokens=READ_TOKENS):
+                for row, probabilities in zip(batch.rows, self._next_token(batch, label_ids), strict=False):
+                    results[row.index] = Choice(probabilities, self._tokens.decode(rationales[row.index]).strip())
+                progress(len(batch.rows))
         return results
 
     def _prompts(self, asked: Sequence[Sample | Choose]) -> list[_Prompt]:
@@ -141,22 +154,24 @@ class HFEngine:
         """Tokens that fit the context after the prompt."""
         return int(self._policy.model.config.get_text_config().max_position_embeddings) - len(prompt.ids)
 
-    def _batches(self, rows: list[_Row], draws: int = 1) -> Iterator[list[_Row]]:
-        """Rows of one padded length and clip size at a time, longest first, so that running out of memory shows at
-        once."""
+    def _batches(self, rows: list[_Row], draws: int = 1, tokens: int | None = None) -> Iterator[_Batch]:
+        """Longest rows first, so that running out of memory shows at once. A batch's size depends on its rows' length
+        alone: engine.batch_rows sequences, or `tokens` where those are fewer."""
         buckets: dict[tuple[int, tuple[int, ...]], list[_Row]] = defaultdict(list)
         for row in rows:
             buckets[_padded(len(row.prompt.ids)), row.prompt.shape].append(row)
-        size = self._batch_rows // draws
         for key in sorted(buckets, reverse=True):
-            bucket = buckets[key]
+            length, bucket = key[0], buckets[key]
+            size = self._batch_rows // draws
+            if tokens is not None:
+                size = min(size, max(tokens // length, 1))
             for start in range(0, len(bucket), size):
-                yield bucket[start : start + size]
+                yield _Batch(bucket[start : start + size], size)
 
-    def _inputs(self, batch: list[_Row], draws: int = 1) -> _Inputs:
-        """Model inputs of a batch filled up to its fixed number of prompts by repeating its first."""
+    def _inputs(self, batch: _Batch) -> _Inputs:
+        """Model inputs of a batch, filled up by repeating its first row."""
         policy = self._policy
-        filled = [row.prompt for row in batch + [batch[0]] * (self._batch_rows // draws - len(batch))]
+        filled = [row.prompt for row in batch.rows + [batch.rows[0]] * (batch.size - len(batch.rows))]
         length = _padded(len(filled[0].ids))
         ids = torch.full((len(filled), length), self._pad, dtype=torch.long)
         mask = torch.zeros_like(ids)
@@ -178,53 +193,37 @@ class HFEngine:
         return _Inputs(model_inputs, torch.stack(padded, dim=1).to(self._device))
 
     def _decode(
-        self, batch: list[_Row], *, draws: int, limit: int, pick: Pick, stop: Sequence[int] = ()
+        self, batch: _Batch, *, draws: int, limit: int, pick: Pick, stop: Sequence[int] = ()
     ) -> list[list[int]]:
         """New ids of each draw of each row, `draws` a row."""
-        inputs = self._inputs(batch, draws)
+        inputs = self._inputs(batch)
         new = _guard_memory(
             decode,
             model=self._policy.model,
             inputs=inputs.model,
             positions=inputs.positions,
             draws=draws,
-            wanted=len(batch) * draws,
+            wanted=len(batch.rows) * draws,
             limit=limit,
             pad=self._pad,
             pick=pick,
             ended=ends_with(self._eos, stop),
         )
-        found: list[list[int]] = new[: len(batch) * draws].tolist()
+        found: list[list[int]] = new[: len(batch.rows) * draws].tolist()
         return found
 
     @torch.inference_mode()
-    def _next_token(self, batch: list[_Row], label_ids: tuple[int, int]) -> list[tuple[float, float]]:
-        out = _guard_memory(self._policy.model, **self._inputs(batch).model, logits_to_keep=1, use_cache=False)
+    def _next_token(self, batch: _Batch, label_ids: tuple[int, int]) -> list[tuple[float, float]]:
+        inputs = self._inputs(batch)
+        out = _guard_memory(
+            self._policy.model,
+            **inputs.model,
+            position_ids=as_taken(inputs.positions),
+            logits_to_keep=1,
+            use_cache=False,
+        )
         probabilities = out.logits[:, -1].double().softmax(-1)[:, list(label_ids)]
         return [(float(first), float(second)) for first, second in probabilities.round(decimals=6).tolist()]
-
-    def _label_ids(self, cue: str, labels: tuple[str, str]) -> tuple[list[int], tuple[int, int]]:
-        """The cue's ids and the one id by which each label goes on from it, as the tokenizer splits `cue label`."""
-        first, second = (
-            self._policy.tokenizer.encode(f"{cue} {label}".strip(), add_special_tokens=False) for label in labels
-        )
-        if len(first) != len(second) or first[:-1] != second[:-1] or first[-1] == second[-1]:
-            raise ModelError(f"judge: labels {labels} are not single tokens after the cue {cue!r} in this tokenizer")
-        return first[:-1], (first[-1], second[-1])
-
-    def _until(self, ids: list[int], cue: list[int]) -> list[int]:
-        """The rationale: ids before the end of the text or the cue. A media placeholder in it would ask for pixels."""
-        special = set(self._policy.tokenizer.all_special_ids)
-        ends = [i for i, token in enumerate(ids) if token in (*self._eos, self._pad)]
-        ids = ids[: ends[0]] if ends else ids
-        cuts = [i for i in range(len(ids) - len(cue) + 1) if cue and ids[i : i + len(cue)] == cue]
-        return [token for token in (ids[: cuts[0]] if cuts else ids) if token not in special]
-
-    def _text(self, ids: list[int]) -> Text:
-        ends = [i for i, token in enumerate(ids) if token in self._eos]
-        kept = ids[: ends[0]] if ends else ids
-        text = self._policy.tokenizer.decode(kept, skip_special_tokens=True).strip()
-        return Text(text=text, tokens=len(kept), finish="stop" if ends else "length")
 
     @property
     def _eos(self) -> tuple[int, ...]:

@@ -39,6 +39,8 @@ class OpenAIEngine:
     """
 
     deterministic = False
+    side_by_side = False
+    """A call has `concurrency` requests under way by itself."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """Engines in processes of their own, one a device: what several GPUs of a pod work with.
 
-A `Worker` is an Engine like any other; its requests go over a pipe to the process that holds the model (`worker`). A
-process that died is replaced at the worker's next call. Processes end with the one that started them, whatever ends
-that, and hold nothing that is not asked for again.
+A stage goes over a pipe to the process that holds the model (`worker`) and runs there. A process that died is replaced
+at its worker's next job. Processes end with the one that started them, whatever ends that, and hold nothing that is not
+made again.
 """
 
 from __future__ import annotations
@@ -17,14 +17,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from isr_dpo import config
-from isr_dpo.engines import Choice, Choose, Engine, Progress, Sample, Text
+from isr_dpo.engines import Engine, Progress
 from isr_dpo.errors import OutsideError, WorkerDied
 
 PROGRAM = "isr_dpo.engines.worker"
 log = logging.getLogger(__name__)
+
+R = TypeVar("R")
+Job = Callable[[Engine, Progress], R]
+"""What a worker is given: a stage with its rows. For a process of its own it can be pickled."""
 
 
 def devices(settings: config.Engine, model: config.Model) -> list[str | None]:
@@ -46,50 +50,78 @@ def _gpus() -> list[str]:
     return named.split(",")[:count] if named else [str(number) for number in range(count)]
 
 
+class Worker(Protocol):
+    """An engine and who runs stages on it, one at a time."""
+
+    def do(self, job: Job[R], progress: Progress = ...) -> R: ...
+
+
 @contextmanager
-def opened(opening: Callable[[], Engine], devices: Sequence[str | None]) -> Iterator[list[Engine]]:
-    """An engine a device, as `opening` gives it, which travels to each process pickled. Only one: in this process."""
+def opened(opening: Callable[[], Engine], devices: Sequence[str | None]) -> Iterator[list[Worker]]:
+    """A worker a device, each with an engine as `opening` gives it, which travels to its process pickled. Only one: in
+    this process."""
     if len(devices) == 1:
-        yield [opening()]
+        yield [Here(opening())]
         return
     with ExitStack() as running:
-        workers: list[Engine] = []
+        workers: list[Worker] = []
         for number, device in enumerate(devices, start=1):
-            worker = Worker(opening, name=f"worker {number} of {len(devices)}", device=device)
+            worker = Process(opening, name=f"worker {number} of {len(devices)}", device=device)
             running.callback(worker.close)
             workers.append(worker)
         yield workers
 
 
-class Worker:
-    """An Engine in a process of its own, started at once, ready when it is first used.
+class Here:
+    """A worker in this process."""
 
-    Raises WorkerDied where the process ends; what the engine in it raises is raised here.
-    """
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def do(self, job: Job[R], progress: Progress = lambda _: None) -> R:
+        return job(self._engine, progress)
+
+
+class Process:
+    """A worker in a process of its own, started at once, ready when it is first used. Jobs travel to it pickled."""
 
     def __init__(self, opening: Callable[[], Engine], *, name: str, device: str | None = None) -> None:
         self._opening = pickle.dumps(opening)
         self._name, self._device = name, device
-        self._deterministic: bool | None = None
         self._closed = False
         self._start()
 
-    @property
-    def deterministic(self) -> bool:
-        if self._deterministic is None:
-            self._deterministic = bool(self._exchange("deterministic", None, lambda _: None))
-        return self._deterministic
+    def do(self, job: Job[R], progress: Progress = lambda _: None) -> R:
+        """What the job gives; what the process says meanwhile is passed on.
 
-    def sample(self, requests: Sequence[Sample], progress: Progress = lambda _: None) -> list[list[Text]]:
-        texts: list[list[Text]] = self._exchange("sample", list(requests), progress)
-        return texts
-
-    def choose(self, requests: Sequence[Choose], progress: Progress = lambda _: None) -> list[Choice]:
-        choices: list[Choice] = self._exchange("choose", list(requests), progress)
-        return choices
+        Raises:
+            WorkerDied: the process ended. What the job raises in it is raised here.
+        """
+        if self._process.poll() is not None and not self._closed:
+            self._end()  # its own children, if it had any
+            self._connection.close()
+            self._start()
+        try:
+            self._connection.send_bytes(pickle.dumps(job))
+            kind, value = self._connection.recv()
+            while kind in ("progress", "log"):
+                if kind == "progress":
+                    progress(value)
+                else:
+                    logging.getLogger(value.name).handle(value)
+                kind, value = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._end()
+            if self._closed:
+                raise OutsideError(f"{self._name} was stopped") from error
+            raise WorkerDied(f"{self._name} (process {self._process.pid}) {self._how()}") from error
+        if kind == "error":
+            raise pickle.loads(value)  # noqa: S301 - our own process
+        made: R = value
+        return made
 
     def close(self) -> None:
-        """Ends the process. A call under way, or a later one, raises OutsideError."""
+        """Ends the process. A job under way, or a later one, raises OutsideError."""
         self._closed = True
         self._end()
 
@@ -108,9 +140,9 @@ class Worker:
             )
         self._connection: Connection[Any, Any] = ours
         try:
-            ours.send(self._opening)
+            ours.send_bytes(self._opening)
         except OSError:
-            log.debug("%s ended before it had begun", self._name)  # the next exchange says so
+            log.debug("%s ended before it had begun", self._name)  # the next job says so
 
     def _end(self) -> None:
         try:
@@ -118,30 +150,6 @@ class Worker:
         except ProcessLookupError:
             log.debug("%s had left nothing", self._name)
         self._process.wait()
-
-    def _exchange(self, method: str, requests: Any, progress: Progress) -> Any:
-        """The answer to a call; what the process says meanwhile is passed on."""
-        if self._process.poll() is not None and not self._closed:
-            self._end()  # its own children, if it had any
-            self._connection.close()
-            self._start()
-        try:
-            self._connection.send((method, requests))
-            kind, value = self._connection.recv()
-            while kind in ("progress", "log"):
-                if kind == "progress":
-                    progress(value)
-                else:
-                    logging.getLogger(value.name).handle(value)
-                kind, value = self._connection.recv()
-        except (EOFError, OSError) as error:
-            self._end()
-            if self._closed:
-                raise OutsideError(f"{self._name} was stopped") from error
-            raise WorkerDied(f"{self._name} (process {self._process.pid}) {self._how()}") from error
-        if kind == "error":
-            raise pickle.loads(value)  # noqa: S301 - our own process
-        return value
 
     def _how(self) -> str:
         code = self._process.returncode

@@ -1,4 +1,4 @@
-"""vLLM's offline engine: continuous batching, and the keys and values of what prompts begin with are kept.
+"""vLLM's offline engine: continuous batching over calls, and the keys and values of what prompts begin with are kept.
 
 Each prompt begins with the fixed text and the video, so an answer's draws, a description and both orders of a judgement
 run their video through the model once, as long as the cache holds it. Three choices:
@@ -17,21 +17,24 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from isr_dpo import config, models
 from isr_dpo.engines import Choice, Choose, Progress, Sample, Text
-from isr_dpo.engines.vllm_start import context_of, open_llm, translated
-from isr_dpo.errors import ModelError
+from isr_dpo.engines.tokens import TOO_LONG, Labels, Tokens
+from isr_dpo.engines.vllm_loop import Loop, Request
+from isr_dpo.engines.vllm_start import context_of, open_llm
 from isr_dpo.models import common
 
 log = logging.getLogger("isr_dpo")
 
-TOO_LONG = "too_long"
 COUNTERS = {
     "vllm:prefix_cache_queries": "prompt_tokens",
     "vllm:prefix_cache_hits": "prompt_tokens_kept",
@@ -44,12 +47,8 @@ CLIPS_IN_HAND = 64
 """Frames kept for the next request about the same video, 1.2 MB a clip at 8 x 224 px."""
 
 
-class _Ask(NamedTuple):
-    """A sequence to run: prompt ids with one token for the video, a video key, vLLM's sampling parameters."""
-
-    ids: list[int]
-    video: str
-    params: Any
+EVERY_SECONDS = 10.0
+"""Between two lines of the log about the caches."""
 
 
 class VLLMEngine:
@@ -58,6 +57,7 @@ class VLLMEngine:
     deterministic = False
     """A row's logits depend, in their last bits, on what shares its batches; `batch_invariant` takes that away by
     vLLM's word, which nothing here has proved."""
+    side_by_side = True
 
     def __init__(
         self,
@@ -75,73 +75,67 @@ class VLLMEngine:
         self._identifiers: dict[str, str] = {}
         self._video_tokens: dict[tuple[int, ...], int] = {}
         self._context = context_of(folder, settings.context_tokens)
-        self._llm = open_llm(folder, dtype, device, settings, self._context, cpu_threads)
+        self._llm = open_llm(
+            folder,
+            self._policy.processor,
+            dtype=dtype,
+            device=device,
+            settings=settings,
+            context=self._context,
+            cpu_threads=cpu_threads,
+        )
+        self._loop = Loop(self._llm, idle=self._tell)
+        self._tokens = Tokens(self._policy.tokenizer, self._ends())
+        self._preparing = threading.Lock()  # a tokenizer is one thread's at a time
         self._at_start = self._counted()
+        self._told = -EVERY_SECONDS
 
     def sample(self, requests: Sequence[Sample], progress: Progress = lambda _: None) -> list[list[Text]]:
         """One Text a seed of each request; a greedy one is drawn once."""
         results = [[Text("", 0, TOO_LONG)] * len(request.seeds) for request in requests]
-        asks: dict[tuple[int, int], _Ask] = {}
-        for index, request in enumerate(requests):
-            ids = self._ids(request.prompt)
-            if self._room(ids, request.video) > 0:
-                for draw, seed in enumerate(request.seeds if request.temperature else request.seeds[:1]):
-                    asks[index, draw] = _Ask(ids, request.video, self._drawing(request, seed))
+        asks: dict[tuple[int, int], Request] = {}
+        with self._preparing:
+            for index, request in enumerate(requests):
+                ids = self._ids(request.prompt)
+                if self._room(ids, request.video) > 0:
+                    for draw, seed in enumerate(request.seeds if request.temperature else request.seeds[:1]):
+                        asks[index, draw] = Request(self._prompt(ids, request.video), _drawing(request, seed))
         progress(len(requests) - len({index for index, _ in asks}))
 
         def take(key: tuple[int, int], output: Any) -> None:
             index, draw = key
-            text = self._text(list(output.token_ids))
+            text = self._tokens.text(list(output.token_ids))
             if requests[index].temperature:
                 results[index][draw] = text
             else:
                 results[index] = [text] * len(results[index])
             progress(draw == 0)
 
-        self._run(asks, take)
+        self._loop.run(asks, take)
         return results
 
     def choose(self, requests: Sequence[Choose], progress: Progress = lambda _: None) -> list[Choice]:
         """Label probabilities of each request, read where the label would stand, one token being decoded there."""
-        from vllm import SamplingParams
-
         results = [Choice((0.0, 0.0), "", TOO_LONG)] * len(requests)
-        rationales: dict[int, list[int]] = {}
-        ends = {index: self._label_ids(request.cue, request.labels) for index, request in enumerate(requests)}
-        prompts = {index: self._ids(request.prompt) for index, request in enumerate(requests)}
-        asked = {
-            index: request
-            for index, request in enumerate(requests)
-            if self._room(prompts[index], request.video) > request.rationale_tokens + len(ends[index].cue)
-        }
+        asked: dict[int, _Asked] = {}
+        with self._preparing:
+            for index, request in enumerate(requests):
+                ids, ends = self._ids(request.prompt), self._tokens.labels(request.cue, request.labels)
+                if self._room(ids, request.video) > request.rationale_tokens + len(ends.cue):
+                    asked[index] = _Asked(request, ids, ends)
         progress(len(requests) - len(asked))
-        writing = {
-            index: _Ask(prompts[index], request.video, self._writing(request))
-            for index, request in asked.items()
-            if request.rationale_tokens
-        }
-        self._run(
-            writing,
-            lambda index, output: rationales.update({index: self._until(list(output.token_ids), requests[index].cue)}),
-        )
-        reading = {
-            index: _Ask(
-                prompts[index] + rationales.get(index, []) + ends[index].cue,
-                request.video,
-                SamplingParams(
-                    temperature=0, max_tokens=1, logprob_token_ids=list(ends[index].labels), detokenize=False
-                ),
-            )
-            for index, request in asked.items()
-        }
 
-        def take(index: int, output: Any) -> None:
-            found = [round(float(np.exp(output.logprobs[0][label].logprob)), 6) for label in ends[index].labels]
-            rationale = self._policy.tokenizer.decode(rationales.get(index, []), skip_special_tokens=True)
-            results[index] = Choice((found[0], found[1]), rationale.strip())
+        def write(index: int, output: Any) -> None:
+            asked[index].rationale = self._tokens.rationale(list(output.token_ids), requests[index].cue)
+
+        def read(index: int, output: Any) -> None:
+            found = [round(float(np.exp(output.logprobs[0][id].logprob)), 6) for id in asked[index].ends.labels]
+            results[index] = Choice((found[0], found[1]), self._tokens.decode(asked[index].rationale).strip())
             progress(1)
 
-        self._run(reading, take)
+        writing = {index: one for index, one in asked.items() if one.request.rationale_tokens}
+        self._loop.run({index: self._rationale(one) for index, one in writing.items()}, write)
+        self._loop.run({index: self._label(one) for index, one in asked.items()}, read)
         return results
 
     def close(self) -> None:
@@ -153,43 +147,20 @@ class VLLMEngine:
         """What this engine's caches have spared, by the names in `COUNTERS`."""
         return {name: value - self._at_start[name] for name, value in self._counted().items()}
 
-    def _run(self, asks: Mapping[Any, _Ask], take: Callable[[Any, Any], None]) -> None:
-        """Runs all of `asks` together; `take` gets each one's key and output as it ends."""
-        if not asks:
-            return
-        core = self._llm.llm_engine
-        unfinished: dict[str, Any] = {}
-        try:
-            prompts = [self._prompt(ask) for ask in asks.values()]
-            names = self._llm.enqueue(prompts, [ask.params for ask in asks.values()], use_tqdm=False)
-            unfinished = {name.partition("-")[0]: key for name, key in zip(names, asks, strict=True)}  # "17-0a1b2c3d"
-            while core.has_unfinished_requests():
-                for finished in core.step():
-                    if finished.finished:
-                        take(unfinished.pop(finished.request_id), finished.outputs[0])
-        except (RuntimeError, ValueError) as error:
-            raise translated(error, "while it runs") from error
-        assert not unfinished
-        counts = self.counters()
-        log.info(
-            "vLLM: %d of %d prompt tokens and %d of %d videos were in its caches",
-            *(counts[name] for name in ("prompt_tokens_kept", "prompt_tokens", "videos_kept", "videos")),
-        )
-
-    def _prompt(self, ask: _Ask) -> dict[str, Any]:
-        frames = self._frames(ask.video)
-        if ask.video not in self._identifiers:
-            self._identifiers[ask.video] = hashlib.sha256(repr(frames.shape).encode() + frames.tobytes()).hexdigest()
-        times = getattr(self._policy.family, "times", None)
+    def _prompt(self, ids: list[int], video: str) -> dict[str, Any]:
+        frames = self._frames(video)
+        if video not in self._identifiers:
+            self._identifiers[video] = hashlib.sha256(repr(frames.shape).encode() + frames.tobytes()).hexdigest()
+        times = self._policy.family.times(len(frames))
         return {
-            "prompt_token_ids": ask.ids,
-            "multi_modal_data": {"video": [(frames, times(len(frames))) if times else frames]},
-            "multi_modal_uuids": {"video": [self._identifiers[ask.video]]},
+            "prompt_token_ids": ids,
+            "multi_modal_data": {"video": [(frames, times) if times else frames]},
+            "multi_modal_uuids": {"video": [self._identifiers[video]]},
             "mm_processor_kwargs": dict(common.FRAME_OPTIONS),
         }
 
     def _ids(self, prompt: str) -> list[int]:
-        ids: list[int] = self._policy.tokenizer(self._policy.chat(prompt))["input_ids"]
+        ids: list[int] = self._policy.family.prompt_ids(self._policy.processor, self._policy.chat(prompt))
         return ids
 
     def _room(self, ids: Sequence[int], video: str) -> int:
@@ -200,51 +171,36 @@ class VLLMEngine:
             self._video_tokens[frames.shape] = len(whole) - len(self._ids(""))
         return self._context - len(ids) - self._video_tokens[frames.shape]
 
-    def _drawing(self, request: Sample, seed: int) -> Any:
+    def _rationale(self, asked: _Asked) -> Request:
         from vllm import SamplingParams
 
-        return SamplingParams(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            seed=seed if request.temperature else None,
-            max_tokens=request.max_new_tokens,
-            detokenize=False,
-        )
+        stop = [asked.request.cue] if asked.request.cue else None
+        params = SamplingParams(temperature=0, max_tokens=asked.request.rationale_tokens, stop=stop)
+        return Request(self._prompt(asked.ids, asked.request.video), params)
 
-    def _writing(self, request: Choose) -> Any:
+    def _label(self, asked: _Asked) -> Request:
         from vllm import SamplingParams
 
-        stop = [request.cue] if request.cue else None
-        return SamplingParams(temperature=0, max_tokens=request.rationale_tokens, stop=stop)
-
-    def _label_ids(self, cue: str, labels: tuple[str, str]) -> _Ends:
-        """How the tokenizer splits `cue label`."""
-        first, second = (
-            self._policy.tokenizer.encode(f"{cue} {label}".strip(), add_special_tokens=False) for label in labels
+        params = SamplingParams(
+            temperature=0, max_tokens=1, logprob_token_ids=list(asked.ends.labels), detokenize=False
         )
-        if len(first) != len(second) or first[:-1] != second[:-1] or first[-1] == second[-1]:
-            raise ModelError(f"judge: labels {labels} are not single tokens after the cue {cue!r} in this tokenizer")
-        return _Ends(first[:-1], (first[-1], second[-1]))
+        return Request(self._prompt(asked.ids + asked.rationale + asked.ends.cue, asked.request.video), params)
 
-    def _until(self, ids: list[int], cue: str) -> list[int]:
-        """The rationale: ids before the end of the text or the cue. A media placeholder in it would ask for pixels."""
-        tokenizer = self._policy.tokenizer
-        special = set(tokenizer.all_special_ids)
-        ids = ids[: next((i for i, token in enumerate(ids) if token in self._ends), len(ids))]
-        while cue and cue in tokenizer.decode(ids, skip_special_tokens=True):
-            ids = ids[:-1]
-        return [token for token in ids if token not in special]
-
-    def _text(self, ids: list[int]) -> Text:
-        end = next((i for i, token in enumerate(ids) if token in self._ends), None)
-        text = self._policy.tokenizer.decode(ids[:end], skip_special_tokens=True).strip()
-        return Text(text=text, tokens=len(ids[:end]), finish="length" if end is None else "stop")
-
-    @functools.cached_property
     def _ends(self) -> set[int]:
         """Tokens that end a text: those of the policy's generation_config, at which vLLM stops too."""
         named = self._llm.llm_engine.model_config.try_get_generation_config().get("eos_token_id")
         return set(named) if isinstance(named, list) else {named, self._policy.tokenizer.eos_token_id} - {None}
+
+    def _tell(self) -> None:
+        """Logs what the caches have spared, now and then."""
+        if time.monotonic() - self._told < EVERY_SECONDS:
+            return
+        self._told = time.monotonic()
+        counts = self.counters()
+        log.info(
+            "vLLM: %d of %d prompt tokens and %d of %d videos were in its caches",
+            *(counts[name] for name in ("prompt_tokens_kept", "prompt_tokens", "videos_kept", "videos")),
+        )
 
     def _counted(self) -> dict[str, int]:
         found = dict.fromkeys(COUNTERS.values(), 0)
@@ -254,8 +210,23 @@ class VLLMEngine:
         return found
 
 
-class _Ends(NamedTuple):
-    """What stands before a label, and the one token by which each label goes on from it."""
+@dataclass
+class _Asked:
+    """A choice on its way."""
 
-    cue: list[int]
-    labels: tuple[int, int]
+    request: Choose
+    ids: list[int]
+    ends: Labels
+    rationale: list[int] = field(default_factory=list)
+
+
+def _drawing(request: Sample, seed: int) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        temperature=request.temperature,
+        top_p=request.top_p,
+        seed=seed if request.temperature else None,
+        max_tokens=request.max_new_tokens,
+        detokenize=False,
+    )

@@ -1,11 +1,12 @@
 """The process of one engine: `python -m isr_dpo.engines.worker PIPE PARENT`, which `pool` starts.
 
-It opens the engine that it is sent, then answers calls `(method, requests)` one at a time with `("done", result)` or
+It opens the engine that it is sent, then does jobs, one at a time, and answers each with `("done", result)` or
 `("error", pickled exception)`; before that come `("progress", items)` and `("log", record)`. It ends with its parent.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import pickle
 import sys
@@ -23,7 +24,7 @@ def main(pipe: int, parent: int) -> None:
     die_with(parent)
     connection: Connection[Any, Any] = Connection(pipe)
     tell = _Teller(connection)
-    opening = connection.recv()
+    opening = connection.recv_bytes()
     ours = logging.getLogger("isr_dpo")
     ours.addHandler(_Forward(tell))
     ours.setLevel(logging.INFO)
@@ -31,21 +32,15 @@ def main(pipe: int, parent: int) -> None:
     engine: Any = None
     while True:
         try:
-            method, requests = connection.recv()
+            job = connection.recv_bytes()
         except EOFError:
             return
         try:
             engine = engine or pickle.loads(opening)()  # noqa: S301 - our own parent
-            kind, value = "done", _call(engine, method, requests, tell)
+            kind, value = "done", pickle.loads(job)(engine, functools.partial(tell, "progress"))  # noqa: S301 - as above
         except Exception as error:  # noqa: BLE001 - raised by our parent
             kind, value = "error", _travelling(error)
         tell(kind, value)
-
-
-def _call(engine: Any, method: str, requests: Any, tell: _Teller) -> Any:
-    if method == "deterministic":
-        return engine.deterministic
-    return getattr(engine, method)(requests, lambda done: tell("progress", done))
 
 
 def _travelling(error: Exception) -> bytes:
@@ -66,7 +61,7 @@ class _Teller:
     def __init__(self, connection: Connection[Any, Any]) -> None:
         self._connection, self._mutex = connection, threading.Lock()
 
-    def __call__(self, kind: str, value: Any) -> None:
+    def __call__(self, kind: str, value: Any, /) -> None:
         with self._mutex:
             self._connection.send((kind, value))
 

@@ -4,6 +4,8 @@ A family file names its classes and prefixes and says what is its own; the rest 
 
     load(folder, *, dtype) -> (model, processor)      load_processor(folder)      frames(folder)      resizer(folder)
     encode(processor, texts, videos) -> Encoded       one video a text
+    prompt_ids(processor, text) -> ids                one token for the video: for engines with a processor of their own
+    times(frames) -> dict | None                      what such a processor is told of a clip's so many frames
     tower(model, video) -> dict                       frozen: what enters the projector, for one video
     project(model, towers) -> output                  differentiable: what `get_video_features` gives for those videos
     positions(model, ids, video) -> [A, T]            A = 1, or 3 with M-RoPE
@@ -104,6 +106,16 @@ def encode_rows(
         ids.append(batch["input_ids"][0].tolist())
         kept.append({key: batch[key] for key in keys})
     return Encoded(ids=ids, videos=kept)
+
+
+def prompt_ids(processor: Any, text: str) -> list[int]:
+    """Ids of a chat text with one token for its video."""
+    ids: list[int] = processor.tokenizer(text)["input_ids"]
+    return ids
+
+
+def no_times(frames: int) -> None:
+    """Of a family that places frames by their number alone."""
 
 
 def frames_of(processor: Any) -> int:

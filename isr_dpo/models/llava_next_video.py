@@ -25,7 +25,7 @@ ARCHITECTURE = "LlavaNextVideoForConditionalGeneration"
 LANGUAGE = ("model.language_model.", "lm_head.")
 PROJECTOR = ("model.multi_modal_projector.",)
 CHAT_TEMPLATE = common.VICUNA_TEMPLATE
-media_ids = common.media_ids
+media_ids, prompt_ids, times = common.media_ids, common.prompt_ids, common.no_times
 
 
 def load(folder: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:

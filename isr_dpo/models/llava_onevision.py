@@ -34,7 +34,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-media_ids = common.media_ids
+media_ids, prompt_ids, times = common.media_ids, common.prompt_ids, common.no_times
 
 
 def load(folder: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:

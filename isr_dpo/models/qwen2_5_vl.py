@@ -3,8 +3,9 @@
 Video tokens: one for 2 frames of 28 x 28 pixels, at a size that depends on the clip; `video_grid_thw` is their layout.
 Positions: M-RoPE, three rows (time, height, width). The frames of a clip are spread evenly over it whatever its length,
 and the store keeps no times, so one rate holds for every clip: `FRAMES_PER_SECOND` [O]. It is the rate that these
-families sample at by default, and that ShareGPTVideo's frames have [C]; one step of the grid is one second then. What
-follows the prompt stands one after its highest position, as `generate` and vLLM have it.
+families sample at by default, and that ShareGPTVideo's frames have [C]; one step of the grid is one second then. Text
+after the video, and what follows the prompt, stands one after the highest position before it, as the family was
+published and as vLLM has it; transformers 5 puts it after the frame's larger side, among a long clip's own positions.
 Template: ChatML with a system turn, the video before the question.
 Features: the tower's states, put from its windows back into the grid's order; the merger makes video tokens of them.
 Trains: the language model; the merger (the family's projector) where the recipe says so; the tower never.
@@ -41,7 +42,7 @@ TURNS = (
 )
 CHAT_TEMPLATE = "{{ '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}" + TURNS
 FRAMES_PER_SECOND = 2.0
-media_ids = common.media_ids
+media_ids, prompt_ids = common.media_ids, common.prompt_ids
 
 
 def load(folder: Path, *, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -96,6 +97,9 @@ def positions(model: Any, ids: Tensor, video: Mapping[str, Tensor]) -> Tensor:
     grids = {name: video[name].to(ids.device) for name in common.NOT_PIXELS if name in video}
     rows, _ = model.model.get_rope_index(ids[None], **inputs(model, ids[None]), **grids)  # [3, 1, T]
     found: Tensor = rows[:, 0]
+    after = int((ids == model.config.video_token_id).nonzero().amax()) + 1 if grids else len(ids)
+    text = torch.arange(len(ids) - after, device=ids.device)
+    found[:, after:] = found[:, :after].amax() + 1 + text
     return found
 
 

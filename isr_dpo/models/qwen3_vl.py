@@ -55,9 +55,12 @@ def encode(processor: Any, texts: Sequence[str], videos: Sequence[np.ndarray]) -
     The template's vision tokens give way to those around each 2 frames, as in the processor that the family was
     published with and in vLLM; transformers since 5.12 or so keeps both pairs.
     """
-    whole = processor.vision_start_token + processor.video_token + processor.vision_end_token
-    bare = [text.replace(whole, processor.video_token) for text in texts]
-    return qwen2_5_vl.encode_grids(processor, bare, videos)
+    return qwen2_5_vl.encode_grids(processor, [_bare(processor, text) for text in texts], videos)
+
+
+def prompt_ids(processor: Any, text: str) -> list[int]:
+    """Ids of a chat text with the video's token in place of its vision tokens, as in `encode`."""
+    return common.prompt_ids(processor, _bare(processor, text))
 
 
 def tower(model: Any, video: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -78,3 +81,8 @@ def project(model: Any, towers: Sequence[Mapping[str, Tensor]]) -> BaseModelOutp
             for level, merger in enumerate(visual.deepstack_merger_list)
         ],
     )
+
+
+def _bare(processor: Any, text: str) -> str:
+    whole: str = processor.vision_start_token + processor.video_token + processor.vision_end_token
+    return text.replace(whole, processor.video_token)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 from collections.abc import Sequence
 
-from isr_dpo import layout, manifest, prompts
+from isr_dpo import answer, layout, manifest, prompts
 from isr_dpo.config import Recipe
-from isr_dpo.engines import Engine, Sample, Text
-from isr_dpo.engines import Progress as Count
 from isr_dpo.errors import OutsideError
 from isr_dpo.manifest import Manifest, Output
 from isr_dpo.parts import WHOLE, Share
 from isr_dpo.progress import Progress
-from isr_dpo.records import NOT_ASKED, Outcome, Prediction, TestRow, read_files
+from isr_dpo.records import Prediction, TestRow, read_files
 from isr_dpo.steps.common import (
     Inputs,
     StepResult,
@@ -121,40 +120,10 @@ def _answer_set(
     recipe: Recipe, inputs: Inputs, engines: Engines, out: Output, name: str, index: int, share: Share
 ) -> Manifest:
     rows = _test_rows(inputs["dataset"], name)
-    template = prompts.load(recipe.prompts).answer
+    stage = functools.partial(answer.answer, template=prompts.load(recipe.prompts).answer, settings=recipe.answer)
     progress = Progress(f"answer, policy {index}, {name}", len(rows), "questions")
-
-    def answer(chunk: Sequence[TestRow], engine: Engine, progress: Count) -> list[Prediction]:
-        requests = [
-            Sample(row.video, template.render(question=row.question), (0,), 0.0, 1.0, recipe.answer.max_new_tokens)
-            for row in chunk
-        ]
-        return [
-            Prediction(
-                id=row.id,
-                modal_path=row.video,
-                query=row.question,
-                answer=row.answer,
-                model_prediction=_outcome(text),
-            )
-            for row, (text,) in zip(chunk, engine.sample(requests, progress), strict=True)
-        ]
-
-    predictions = engines.work(rows, out, row_type=Prediction, work=answer, progress=progress, share=share)
-    answers = [p.model_prediction.message for p in predictions if p.model_prediction.status == "success"]
-    metrics: dict[str, float] = {
-        "rows": len(predictions),
-        "words": sum(len(answer.split()) for answer in answers) / max(len(answers), 1),
-        "empty": sum(not answer for answer in answers),
-        "not_asked": len(predictions) - len(answers),
-    }
-    return closed(out, metrics, rows=len(predictions), share=share).manifest
-
-
-def _outcome(text: Text) -> Outcome:
-    if text.finish in NOT_ASKED:
-        return Outcome(status="failed", message=NOT_ASKED[text.finish])
-    return Outcome(status="success", message=text.text)
+    made = engines.work(rows, out, row_type=Prediction, stage=stage, progress=progress, share=share)
+    return closed(out, answer.metrics(made), rows=len(made), share=share).manifest
 
 
 def _grade_set(recipe: Recipe, dataset: Manifest, answers: Manifest, out: Output, name: str, index: int) -> Manifest:

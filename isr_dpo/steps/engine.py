@@ -7,14 +7,15 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Generic, NamedTuple, Protocol, Self, TypeVar
 
 from isr_dpo import engines, manifest
 from isr_dpo.config import Recipe
 from isr_dpo.digests import code_version
 from isr_dpo.engines import Engine, Progress, pool
+from isr_dpo.engines.pool import Worker
 from isr_dpo.manifest import Manifest, Output, content_digest
-from isr_dpo.parts import WHOLE, Share, Work, work_in_parts
+from isr_dpo.parts import WHOLE, Share, work_in_parts
 from isr_dpo.records import Row
 from isr_dpo.steps.common import Inputs, StepResult, frame_store, sealed
 
@@ -22,14 +23,31 @@ ENGINE = "engine.json"
 """Of an output: which kind of engine made its rows, and whether it makes the same bytes again."""
 T = TypeVar("T")
 R = TypeVar("R", bound=Row)
+S = TypeVar("S", bound=Row, covariant=True)
+U = TypeVar("U", contravariant=True)
+
+
+class Stage(Protocol[U, S]):
+    """One of the package's stages with its settings: a row an item, in order. A function of a module, or a partial of
+    one, so that it can travel."""
+
+    def __call__(self, items: Sequence[U], engine: Engine, /, *, progress: Progress) -> Sequence[S]: ...
+
+
+class _Made(NamedTuple, Generic[R]):
+    """Of a part: its rows, and whether the engine makes the same bytes again."""
+
+    rows: Sequence[R]
+    deterministic: bool
 
 
 class Engines:
-    """The recipe's engines on the policy among `inputs`, with the run's frames. Leaving the context ends them."""
+    """Workers with the recipe's engine on the policy among `inputs`, with the run's frames. Leaving the context ends
+    them."""
 
     def __init__(self, recipe: Recipe, inputs: Inputs, run_uri: str) -> None:
         self._recipe, self._inputs, self._run_uri = recipe, inputs, run_uri
-        self._opened: Sequence[Engine] = ()
+        self._opened: Sequence[Worker] = ()
         self._open = ExitStack()
 
     def __enter__(self) -> Self:
@@ -38,7 +56,7 @@ class Engines:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._open.close()
 
-    def __call__(self) -> Sequence[Engine]:
+    def __call__(self) -> Sequence[Worker]:
         """Opened on the first call."""
         if not self._opened:
             settings, model = self._recipe.engine, self._recipe.model
@@ -54,17 +72,17 @@ class Engines:
         out: Output,
         *,
         row_type: type[R],
-        work: Work[T, Engine, R],
+        stage: Stage[T, R],
         progress: Progress,
         prefix: str = "part",
         share: Share = WHOLE,
     ) -> list[R]:
-        """`work_in_parts`, noting in `out` what kind of engine it was."""
+        """`work_in_parts` by a stage, noting in `out` what kind of engine it was."""
 
-        def noted(chunk: Sequence[T], engine: Engine, progress: Progress) -> Sequence[R]:
-            rows = work(chunk, engine, progress)
-            self._note(out, deterministic=engine.deterministic)
-            return rows
+        def work(chunk: Sequence[T], worker: Worker, progress: Progress) -> Sequence[R]:
+            made = worker.do(functools.partial(_run, stage, chunk), progress)
+            self._note(out, deterministic=made.deterministic)
+            return made.rows
 
         return work_in_parts(
             items,
@@ -72,7 +90,7 @@ class Engines:
             rows_per_part=self._recipe.engine.rows_per_part,
             row_type=row_type,
             workers=self,
-            work=noted,
+            work=work,
             progress=progress,
             prefix=prefix,
             share=share,
@@ -83,6 +101,10 @@ class Engines:
         if ENGINE not in out.done or (deterministic_so_far(out) and not deterministic):
             tree = {"kind": self._recipe.engine.kind, "deterministic": deterministic}
             out.write(ENGINE, (json.dumps(tree) + "\n").encode())
+
+
+def _run(stage: Stage[T, R], chunk: Sequence[T], engine: Engine, progress: Progress) -> _Made[R]:
+    return _Made(stage(chunk, engine, progress=progress), engine.deterministic)
 
 
 def deterministic_so_far(out: Output) -> bool:

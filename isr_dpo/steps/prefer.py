@@ -7,17 +7,16 @@ files, same manifest. Then the kept rows are removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from isr_dpo import layout, manifest, prompts
 from isr_dpo.config import Recipe
-from isr_dpo.engines import Engine
-from isr_dpo.engines import Progress as Count
 from isr_dpo.errors import StaleOutput
 from isr_dpo.manifest import Manifest, Output
 from isr_dpo.parts import WHOLE, Share, work_in_parts
-from isr_dpo.prefer import Asked, Earlier, Preferred, Stages, by_stage, by_video, prefer
+from isr_dpo.prefer import Earlier, Preferred, Stages, by_stage, by_video, prefer
 from isr_dpo.progress import Progress
 from isr_dpo.records import Context, Judged, Responses, Row
 from isr_dpo.steps.assess import answer_sets
@@ -112,18 +111,14 @@ class _Round:
     def _ask(self, out: Output, share: Share) -> list[Preferred]:
         """All that is asked of the policy, the dev set first: a guard may stop the round afterwards."""
         recipe, index = self._recipe, self._index
-        earlier, loaded = self._earlier(), prompts.load(recipe.prompts)
         videos = by_video(questions(self._inputs["dataset"]))
+        stage = functools.partial(
+            prefer, earlier=self._earlier(), recipe=recipe, prompts=prompts.load(recipe.prompts), round_index=index
+        )
         progress = Progress(f"prefer, round {index}", len(videos), "videos")
-
-        def work(chunk: Sequence[Asked], engine: Engine, progress: Count) -> list[Preferred]:
-            return prefer(
-                chunk, engine, earlier=earlier, recipe=recipe, prompts=loaded, round_index=index, progress=progress
-            )
-
         with Engines(recipe, self._held, self._run_uri) as engines:
             answer_sets(recipe, self._held, engines, self._run_uri, index, [recipe.evaluate.dev], share=share)
-            return engines.work(videos, out, row_type=Preferred, work=work, progress=progress, share=share)
+            return engines.work(videos, out, row_type=Preferred, stage=stage, progress=progress, share=share)
 
     def _earlier(self) -> Earlier:
         given = {name: contexts_of(self._inputs[name]) for name in ("previous", "contexts") if name in self._inputs}

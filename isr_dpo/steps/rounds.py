@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-from collections.abc import Sequence
 
 from isr_dpo import generate, judge, layout, manifest, preferences, prompts, retrospect
 from isr_dpo.config import Recipe
-from isr_dpo.engines import Engine
-from isr_dpo.engines import Progress as Count
 from isr_dpo.manifest import Manifest
 from isr_dpo.parts import WHOLE, Share
 from isr_dpo.progress import Progress
-from isr_dpo.records import Context, Judged, Question, Responses, to_jsonl
+from isr_dpo.records import Context, Judged, Responses, to_jsonl
 from isr_dpo.steps.common import Inputs, StepResult, begin, metrics_of, questions, reused, rows_of
 from isr_dpo.steps.engine import Engines, closed
 
@@ -25,22 +23,16 @@ def generate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, s
     if isinstance(out, Manifest):
         return reused(out)
     rows = questions(inputs["dataset"])
-    template = prompts.load(recipe.prompts).answer
+    stage = functools.partial(
+        generate.generate,
+        template=prompts.load(recipe.prompts).answer,
+        settings=recipe.generate,
+        seed=recipe.seed,
+        round_index=index,
+    )
     progress = Progress(f"generate, round {index}", len(rows), "rows")
-
-    def work(chunk: Sequence[Question], engine: Engine, progress: Count) -> list[Responses]:
-        return generate.generate(
-            chunk,
-            engine,
-            template=template,
-            settings=recipe.generate,
-            seed=recipe.seed,
-            round_index=index,
-            progress=progress,
-        )
-
     with Engines(recipe, inputs, run_uri) as engines:
-        made = engines.work(rows, out, row_type=Responses, work=work, progress=progress, share=share)
+        made = engines.work(rows, out, row_type=Responses, stage=stage, progress=progress, share=share)
     return closed(out, generate.metrics(made), rows=len(made), share=share)
 
 
@@ -50,24 +42,17 @@ def retrospect_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *,
     if isinstance(out, Manifest):
         return reused(out)
     videos = list(dict.fromkeys(row.video for row in questions(inputs["dataset"])))
-    previous = contexts_of(inputs["previous"]) if "previous" in inputs else {}
-    loaded = prompts.load(recipe.prompts)
+    stage = functools.partial(
+        retrospect.retrospect,
+        previous=contexts_of(inputs["previous"]) if "previous" in inputs else {},
+        prompts=prompts.load(recipe.prompts),
+        settings=recipe.retrospect,
+        seed=recipe.seed,
+        round_index=index,
+    )
     progress = Progress(f"retrospect, round {index}", len(videos), "videos")
-
-    def work(chunk: Sequence[str], engine: Engine, progress: Count) -> list[Context]:
-        return retrospect.retrospect(
-            chunk,
-            previous,
-            engine,
-            prompts=loaded,
-            settings=recipe.retrospect,
-            seed=recipe.seed,
-            round_index=index,
-            progress=progress,
-        )
-
     with Engines(recipe, inputs, run_uri) as engines:
-        made = engines.work(videos, out, row_type=Context, work=work, progress=progress, share=share)
+        made = engines.work(videos, out, row_type=Context, stage=stage, progress=progress, share=share)
     return closed(out, retrospect.metrics(made), rows=len(made), share=share)
 
 
@@ -80,23 +65,17 @@ def judge_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, shar
     contexts = contexts_of(inputs["contexts"]) if "contexts" in inputs else None
     if contexts is not None and recipe.retrospect.context == "shuffled":
         contexts = retrospect.shuffled(contexts, seed=recipe.seed, round_index=index)
-    loaded = prompts.load(recipe.prompts)
+    stage = functools.partial(
+        judge.judge,
+        contexts=contexts,
+        prompts=prompts.load(recipe.prompts),
+        settings=recipe.judge,
+        seed=recipe.seed,
+        round_index=index,
+    )
     progress = Progress(f"judge, round {index}", len(rows), "rows")
-
-    def work(chunk: Sequence[Responses], engine: Engine, progress: Count) -> list[Judged]:
-        return judge.judge(
-            chunk,
-            contexts,
-            engine,
-            prompts=loaded,
-            settings=recipe.judge,
-            seed=recipe.seed,
-            round_index=index,
-            progress=progress,
-        )
-
     with Engines(recipe, inputs, run_uri) as engines:
-        judged = engines.work(rows, out, row_type=Judged, work=work, progress=progress, prefix="judged", share=share)
+        judged = engines.work(rows, out, row_type=Judged, stage=stage, progress=progress, prefix="judged", share=share)
     pairs = preferences.preferences(judged)
     if share != WHOLE:
         return closed(out, {}, rows=len(pairs), share=share)

@@ -107,7 +107,7 @@ def report(name: str, sizes: Sizes, found: Mapping[str, Mapping[str, Any]]) -> s
     shape = sizes.shape
     lines = [
         f"setting {name}: {sizes.family}, {shape.layers} layers of width {shape.hidden}; {sizes.rows} rows, as many "
-        f"clips ({sizes.slow_rows} for batch1), {sizes.new_tokens} new tokens a text",
+        f"clips ({sizes.batch1_rows} for batch1, {sizes.hf_rows} for hf), {sizes.new_tokens} new tokens a text",
         f"{'':10}{'rows/s':>10}{'min':>10}{'max':>10}{'written a row':>15}{'prompt tokens a row':>21}{'needed':>10}",
     ]
     rates = {side: [r["rows"] / r["seconds"] for r in made["rounds"]] for side, made in found.items()}

@@ -26,8 +26,9 @@ class Sizes:
     shape: Shape
     rows: int
     """Each about a clip of its own, as in the paper's data."""
-    slow_rows: int
-    """Rows that the batch-1 side does: it is the same for every row."""
+    batch1_rows: int
+    hf_rows: int
+    """Rows that these sides do: the first is the same for every row, the second for every batch."""
     new_tokens: int
     """Of an answer and of a description, at most; a random policy seldom stops before."""
     batch_rows: int
@@ -37,6 +38,10 @@ class Sizes:
     question_words: int = 12
     family: str = "video_llava"
 
+    def rows_of(self, side: str) -> int:
+        """Rows that a side does in a round."""
+        return {"batch1": self.batch1_rows, "hf": self.hf_rows}.get(side, self.rows)
+
 
 SETTINGS = {
     "answers": Sizes(
@@ -44,7 +49,8 @@ SETTINGS = {
             hidden=256, intermediate=688, layers=4, kv_heads=4, vocabulary=4000, context=1024, frames=8, pixels=56
         ),
         rows=64,
-        slow_rows=16,
+        batch1_rows=16,
+        hf_rows=64,
         new_tokens=96,
         batch_rows=64,
         fused_videos=64,
@@ -65,15 +71,17 @@ SETTINGS = {
             vision_layers=2,
         ),
         rows=32,
-        slow_rows=4,
+        batch1_rows=4,
+        hf_rows=8,
         new_tokens=16,
-        batch_rows=16,
+        batch_rows=8,
         fused_videos=8,
     ),
     "small": Sizes(
         shape=Shape(hidden=128, intermediate=128, context=1024),
         rows=4,
-        slow_rows=2,
+        batch1_rows=2,
+        hf_rows=4,
         new_tokens=6,
         batch_rows=4,
         fused_videos=2,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,15 +36,21 @@ class Noting:
     engine: Any
     asked: list[Sample | Choose] = field(default_factory=list)
     written: int = 0
+    mutex: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def deterministic(self) -> bool:
         return bool(self.engine.deterministic)
 
+    @property
+    def side_by_side(self) -> bool:
+        return bool(self.engine.side_by_side)
+
     def sample(self, requests: Sequence[Sample], progress: Progress = lambda _: None) -> list[list[Text]]:
-        self.asked += requests
         drawn: list[list[Text]] = self.engine.sample(requests, progress)
-        self.written += sum(text.tokens for texts in drawn for text in texts)
+        with self.mutex:
+            self.asked += requests
+            self.written += sum(text.tokens for texts in drawn for text in texts)
         return drawn
 
     def choose(self, requests: Sequence[Choose], progress: Progress = lambda _: None) -> list[Choice]:
@@ -83,7 +90,21 @@ def _engine(side: str, folder: Path, sizes: Sizes, *, device: str, dtype: str) -
     kind = "hf" if side == "hf" else "vllm"
     recipe = generate_setup.recipe_for(sizes, kind=kind)
     model = recipe.model.model_copy(update={"device": device, "dtype": dtype})
-    return open_engine(recipe.engine, model, folder, frames)
+    engine: Any = open_engine(recipe.engine, model, folder, frames)
+    if side == "hf":
+        _count_prefill(engine)
+    return engine
+
+
+def _count_prefill(engine: Any) -> None:
+    """Counts in `engine.prefilled` the prompt positions that pass through its model, padding and filling included."""
+    engine.prefilled = 0
+
+    def count(_: Any, __: Any, inputs: Mapping[str, Any]) -> None:
+        ids = inputs["input_ids"]
+        engine.prefilled += ids.numel() if ids.shape[1] > 1 else 0
+
+    engine._policy.model.register_forward_pre_hook(count, with_kwargs=True)
 
 
 def _check(engine: Engine) -> dict[str, Any]:
@@ -97,7 +118,7 @@ def _check(engine: Engine) -> dict[str, Any]:
 def _measured(side: str, engine: Any, sizes: Sizes, folder: Path, repeat: int) -> dict[str, Any]:
     """One round; repeat 0 is the warm-up, of a few rows."""
     rows = generate_setup.questions(sizes, repeat=repeat)
-    rows = rows[: 2 if repeat == 0 else sizes.slow_rows if side == "batch1" else len(rows)]
+    rows = rows[: 2 if repeat == 0 else sizes.rows_of(side)]
     recipe = generate_setup.recipe_for(sizes, fused_videos=sizes.fused_videos)
     for row in rows:
         generate_setup.clip(row.video, sizes)  # drawing it is no engine's work
@@ -110,12 +131,11 @@ def _measured(side: str, engine: Any, sizes: Sizes, folder: Path, repeat: int) -
         _three_stages(rows, noting, recipe)
     seconds = time.perf_counter() - started
     asked = _prompts(folder / "policy", sizes, noting.asked)
-    computed = _prefilled(side, engine) - before if side != "hf" else sum(len(ids) for _, ids in asked)
     return {
         "seconds": seconds,
         "rows": len(rows),
         "written": noting.written,
-        "computed": computed,
+        "computed": _prefilled(side, engine) - before,
         "needed": generate_setup.needed_tokens(asked),
     }
 
@@ -124,16 +144,14 @@ def _three_stages(rows: Sequence[Question], engine: Engine, recipe: Recipe) -> N
     responses = generate(rows, engine, template=LMM.answer, settings=recipe.generate, seed=recipe.seed, round_index=1)
     held: dict[str, Any] = {"prompts": LMM, "seed": recipe.seed, "round_index": 1}
     videos = list(dict.fromkeys(row.video for row in rows))
-    described = retrospect(videos, {}, engine, settings=recipe.retrospect, **held)
-    judge(responses, {row.video: row.context for row in described}, engine, settings=recipe.judge, **held)
+    described = retrospect(videos, engine, previous={}, settings=recipe.retrospect, **held)
+    judge(responses, engine, contexts={row.video: row.context for row in described}, settings=recipe.judge, **held)
 
 
 def _prefilled(side: str, engine: Any) -> int:
-    """Prompt tokens computed so far, by the engine's own count; the HF engine computes each prompt once, whole."""
-    if side == "batch1":
+    """Prompt tokens computed so far."""
+    if side in ("batch1", "hf"):
         return int(engine.prefilled)
-    if side == "hf":
-        return 0
     counts = engine.counters()
     return int(counts["prompt_tokens"] - counts["prompt_tokens_kept"])
 

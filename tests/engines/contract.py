@@ -48,10 +48,18 @@ def policy(folder: Path) -> Policy:
 def logits_after(policy: Policy, text: str, frames: np.ndarray) -> torch.Tensor:
     """[vocabulary], by a forward pass of the model over one row."""
     encoded = policy.encode([text], [frames])
-    ids = torch.tensor(encoded.ids)
-    inputs = {**policy.family.inputs(policy.model, ids), **encoded.videos[0]}
+    return forward(policy, encoded.ids[0], encoded.videos[0])
+
+
+def forward(policy: Policy, ids: list[int], video: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The last position's logits [vocabulary]."""
+    row = torch.tensor([ids])
+    positions = policy.family.positions(policy.model, row[0], video)  # [1, T], or [3, T] with M-RoPE
+    inputs = {**policy.family.inputs(policy.model, row), **video}
     with torch.no_grad():
-        logits: torch.Tensor = policy.model(input_ids=ids, **inputs).logits[0, -1]
+        logits: torch.Tensor = policy.model(
+            input_ids=row, **inputs, position_ids=positions if len(positions) == 1 else positions[:, None]
+        ).logits[0, -1]
     return logits.double()
 
 
@@ -61,10 +69,7 @@ def greedy(policy: Policy, request: Sample, frames: np.ndarray) -> str:
     end = policy.tokenizer.eos_token_id
     encoded = policy.encode([text], [frames])
     while len(new) < request.max_new_tokens and (not new or new[-1] != end):
-        ids = torch.tensor([encoded.ids[0] + new])
-        inputs = {**policy.family.inputs(policy.model, ids), **encoded.videos[0]}
-        with torch.no_grad():
-            new.append(int(policy.model(input_ids=ids, **inputs).logits[0, -1].argmax()))
+        new.append(int(forward(policy, encoded.ids[0] + new, encoded.videos[0]).argmax()))
     return str(policy.tokenizer.decode(new, skip_special_tokens=True)).strip()
 
 

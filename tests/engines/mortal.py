@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from isr_dpo.engines import Choice, Choose, Progress, Sample, Text
+from isr_dpo.engines import Choice, Choose, Engine, Progress, Sample, Text
 from isr_dpo.engines.fake import FakeEngine
 from isr_dpo.errors import ModelError
 
@@ -50,6 +50,15 @@ class MortalEngine(FakeEngine):
         except FileExistsError:
             return False
         return True
+
+
+def sample(requests: Sequence[Sample], engine: Engine, progress: Progress) -> list[list[Text]]:
+    """A job for a worker, which may be of another process."""
+    return engine.sample(requests, progress)
+
+
+def choose(requests: Sequence[Choose], engine: Engine, progress: Progress) -> list[Choice]:
+    return engine.choose(requests, progress)
 
 
 def refused() -> FakeEngine:

@@ -139,7 +139,7 @@ def test_a_prompt_is_asked_as_long_as_its_answer_fits(engine: HFEngine) -> None:
     words = 1 + (room[0] - 4) // (room[0] - room[1])  # leaves 4 tokens
     (text,) = engine.sample([Sample("v9", "what " * words, (0,), 0.0, 1.0, 9)])[0]
     assert (text.tokens, text.finish) == (4, "length") or (text.tokens < 4 and text.finish == "stop")
-    cue = len(engine._label_ids("choice", ("1", "2"))[0])
+    cue = len(engine._tokens.labels("choice", ("1", "2")).cue)
     fits = [Choose("v9", "what " * words, ("1", "2"), tokens, "choice") for tokens in (3 - cue, 4 - cue)]
     assert [choice.finish for choice in engine.choose(fits)] == ["stop", "too_long"]
 
@@ -187,7 +187,7 @@ def test_clips_of_different_sizes_do_not_share_a_batch(tmp_path: Path) -> None:
 
     engine = HFEngine(build(tmp_path, "qwen2_5_vl"), frames, dtype="float32", device="cpu", batch_rows=4)
     asked = [Choose(f"v{i}", "which is better ? " * i, ("1", "2"), 2, "choice") for i in range(1, 6)]
-    shapes = [{row.prompt.shape for row in batch} for batch in engine._batches(rows_of(engine, asked))]
+    shapes = [{row.prompt.shape for row in batch.rows} for batch in engine._batches(rows_of(engine, asked))]
     assert all(len(shape) == 1 for shape in shapes)
     assert engine.choose(asked) == [engine.choose([request])[0] for request in asked]
 

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from isr_dpo import config
-from isr_dpo.engines import Choose, Engine, Sample, pool
+from isr_dpo.engines import Choose, Progress, Sample, Text, pool
 from isr_dpo.engines.fake import FakeEngine
+from isr_dpo.engines.pool import Worker
 from isr_dpo.errors import ModelError, OutsideError, WorkerDied
 from tests.engines import mortal
 
@@ -26,6 +27,10 @@ TWO: Sequence[str | None] = (None, None)
 
 def asked(*videos: str) -> list[Sample]:
     return [Sample(video, "what ?", (1, 2), 0.7, 1.0, 5) for video in videos]
+
+
+def sample(worker: Worker, *videos: str, progress: Progress = lambda _: None) -> list[list[Text]]:
+    return worker.do(functools.partial(mortal.sample, asked(*videos)), progress)
 
 
 def processes(folder: Path) -> set[int]:
@@ -51,51 +56,50 @@ def test_a_worker_answers_as_its_engine_does_and_counts_what_is_done(tmp_path: P
     counted: list[int] = []
     with pool.opened(functools.partial(mortal.MortalEngine, tmp_path), TWO) as workers:
         for worker in workers:
-            assert worker.deterministic
-            assert worker.sample(asked("a", "b"), counted.append) == FakeEngine().sample(asked("a", "b"))
+            assert sample(worker, "a", "b", progress=counted.append) == FakeEngine().sample(asked("a", "b"))
             choice = Choose("a", "which ?", ("1", "2"), 0, "")
-            assert worker.choose([choice]) == FakeEngine().choose([choice])
+            assert worker.do(functools.partial(mortal.choose, [choice])) == FakeEngine().choose([choice])
     assert counted == [1, 1, 1, 1]
     assert len(processes(tmp_path)) == 2
     assert not any(alive(pid) for pid in processes(tmp_path))
 
 
 def test_one_engine_needs_no_process(tmp_path: Path) -> None:
-    with pool.opened(functools.partial(mortal.MortalEngine, tmp_path), [None]) as (engine,):
-        assert isinstance(engine, mortal.MortalEngine)
+    with pool.opened(functools.partial(mortal.MortalEngine, tmp_path), [None]) as (worker,):
+        assert sample(worker, "a") == FakeEngine().sample(asked("a"))
     assert processes(tmp_path) == {os.getpid()}
 
 
 def test_a_dead_worker_is_named_and_replaced_at_the_next_call(tmp_path: Path) -> None:
     with pool.opened(functools.partial(mortal.MortalEngine, tmp_path), TWO) as (worker, _):
         with pytest.raises(WorkerDied, match=r"worker 1 of 2 \(process \d+\) was killed by SIGKILL; the kernel does"):
-            worker.sample(asked("a", "die"))
-        assert worker.sample(asked("a")) == FakeEngine().sample(asked("a"))
+            sample(worker, "a", "die")
+        assert sample(worker, "a") == FakeEngine().sample(asked("a"))
 
 
 def test_a_worker_killed_between_two_calls_is_replaced(tmp_path: Path) -> None:
     with pool.opened(functools.partial(mortal.MortalEngine, tmp_path), TWO) as (worker, _):
-        worker.sample(asked("a"))
+        sample(worker, "a")
         (pid,) = processes(tmp_path)
         os.kill(pid, signal.SIGKILL)
         until(lambda: not alive(pid))
-        assert worker.sample(asked("b")) == FakeEngine().sample(asked("b"))
+        assert sample(worker, "b") == FakeEngine().sample(asked("b"))
 
 
 def test_an_engines_own_error_keeps_its_class_and_the_worker(tmp_path: Path) -> None:
     with pool.opened(functools.partial(mortal.MortalEngine, tmp_path), TWO) as (worker, _):
         with pytest.raises(ModelError, match=r"^no memory for this$"):
-            worker.sample(asked("fail"))
+            sample(worker, "fail")
         with pytest.raises(FileNotFoundError, match="no such frames") as caught:  # no death, although it is an OSError
-            worker.sample(asked("break"))
+            sample(worker, "break")
         assert "mortal.py" in caught.value.__notes__[0]
-        worker.sample(asked("a"))
+        sample(worker, "a")
     assert len(processes(tmp_path)) <= 2
 
 
 def test_an_engine_that_cannot_be_opened_says_why() -> None:
     with pool.opened(mortal.refused, TWO) as (worker, _), pytest.raises(ModelError, match="half a policy"):
-        worker.sample(asked("a"))
+        sample(worker, "a")
 
 
 def test_what_a_worker_logs_its_parent_logs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -103,7 +107,7 @@ def test_what_a_worker_logs_its_parent_logs(tmp_path: Path, caplog: pytest.LogCa
         caplog.at_level(logging.INFO, logger="isr_dpo"),
         pool.opened(functools.partial(mortal.MortalEngine, tmp_path), TWO) as (worker, _),
     ):
-        worker.sample(asked("a"))
+        sample(worker, "a")
     assert "opened by a worker" in caplog.text
 
 
@@ -112,7 +116,7 @@ def test_closing_ends_a_worker_that_is_busy(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(1) as thread:
         with pool.opened(functools.partial(mortal.MortalEngine, tmp_path), TWO) as (worker, _):
-            call = thread.submit(worker.sample, asked("wait"))
+            call = thread.submit(sample, worker, "wait")
             until(lambda: processes(tmp_path))
         with pytest.raises(OutsideError, match="was stopped"):
             call.result(timeout=20)
@@ -127,8 +131,8 @@ def test_workers_end_with_their_parent(tmp_path: Path, ending: signal.Signals) -
         "from tests.engines import mortal, test_pool\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "with pool.opened(functools.partial(mortal.MortalEngine, folder), (None, None)) as (one, other):\n"
-        "    other.sample(test_pool.asked('a'))\n"
-        "    one.sample(test_pool.asked('wait'))\n"
+        "    test_pool.sample(other, 'a')\n"
+        "    test_pool.sample(one, 'wait')\n"
     )
     with subprocess.Popen([sys.executable, "-c", code]) as parent:
         until(lambda: len(processes(tmp_path)) == 2)
@@ -139,7 +143,7 @@ def test_workers_end_with_their_parent(tmp_path: Path, ending: signal.Signals) -
 
 def test_each_worker_sees_its_own_gpu() -> None:
     with pool.opened(mortal.name_of_device, ["0", "3"]) as workers:
-        seen = [worker.sample([Sample("v", "p", (1,), 0.0, 1.0, 1)])[0][0].text for worker in workers]
+        seen = [sample(worker, "v")[0][0].text.split()[0] for worker in workers]
     assert seen == ["0", "3"]
 
 
@@ -164,10 +168,3 @@ def test_there_is_a_worker_a_gpu_unless_the_recipe_says_how_many(
     settings = config.Engine(workers=workers)
     assert pool.devices(settings, MODEL.model_copy(update={"device": "auto"})) == expected
     assert pool.devices(settings, MODEL) == [None] * (workers or 1)
-
-
-def test_an_engine_is_what_a_worker_is() -> None:
-    workers: list[Engine] = []
-    with pool.opened(FakeEngine, TWO) as opened:
-        workers += opened
-    assert len(workers) == 2

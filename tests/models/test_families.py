@@ -235,6 +235,18 @@ def test_qwen2_5_places_steps_of_its_grid_one_second_apart(tmp_path: Path) -> No
     assert at_video.unique().diff().tolist() == [policy.model.config.vision_config.tokens_per_second]
 
 
+def test_qwen2_5_places_text_after_a_long_clip_beyond_it(tmp_path: Path) -> None:
+    """8 steps of 2 positions, so 0 to 14, in a frame of 3 x 4: what follows begins at 15, not at 4."""
+    policy = models.load(build(tmp_path, "qwen2_5_vl"))
+    encoded = policy.encode([policy.chat("which ?")], [np.tile(clip("qwen2_5_vl", "v1"), (4, 1, 1, 1))])
+    ids = torch.tensor(encoded.ids[0])
+    placed = policy.family.positions(policy.model, ids, encoded.videos[0])
+    first, *_, last = (ids == policy.model.config.video_token_id).nonzero()[:, 0].tolist()
+    assert placed[:, :first].tolist() == [list(range(first))] * 3
+    assert (placed[:, first : last + 1].amax(1) - first).tolist() == [14, 2, 3]
+    assert placed[:, last + 1 :].tolist() == [list(range(first + 15, first + 15 + len(ids) - last - 1))] * 3
+
+
 def test_qwen2_5s_merger_gets_the_patches_in_the_grids_order(tmp_path: Path) -> None:
     """A tiny clip has 3 x 4 tokens in windows of 2 x 2: taken as they lie in the tower they would be out of place."""
     policy = models.load(build(tmp_path, "qwen2_5_vl"), dtype="float64")

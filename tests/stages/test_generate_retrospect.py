@@ -70,9 +70,9 @@ def test_a_row_that_cannot_be_asked_is_counted_and_stops_no_other() -> None:
 def test_a_context_that_cannot_be_refined_stays() -> None:
     engine = not_asked("v1", "refused")()
     everything = {"prompts": prompts.load("lmm"), "settings": Retrospect(), "seed": 0}
-    first = retrospect(["v0", "v1"], {}, engine, round_index=1, **everything)  # type: ignore[arg-type]
+    first = retrospect(["v0", "v1"], engine, previous={}, round_index=1, **everything)  # type: ignore[arg-type]
     assert [(row.context == "", row.reason) for row in first] == [(False, None), (True, "refused")]
-    again = retrospect(["v0", "v1"], {"v0": "a", "v1": "b"}, engine, round_index=2, **everything)  # type: ignore[arg-type]
+    again = retrospect(["v0", "v1"], engine, previous={"v0": "a", "v1": "b"}, round_index=2, **everything)  # type: ignore[arg-type]
     assert (again[1].context, again[1].reason) == ("b", "refused")
     assert (metrics(again)["refused"], metrics(again)["too_long"], metrics(again)["empty"]) == (1, 0, 0)
 
@@ -91,8 +91,8 @@ class Echo(FakeEngine):
 def test_round_1_describes_and_later_rounds_refine_what_they_are_given() -> None:
     engine = Echo()
     everything = {"prompts": prompts.load("lmm"), "settings": Retrospect(), "seed": 0}
-    first = retrospect(["v0", "v1"], {}, engine, round_index=1, **everything)
-    second = retrospect(["v0", "v1"], {r.video: r.context for r in first}, engine, round_index=2, **everything)
+    first = retrospect(["v0", "v1"], engine, previous={}, round_index=1, **everything)
+    second = retrospect(["v0", "v1"], engine, previous={r.video: r.context for r in first}, round_index=2, **everything)
     assert all(prompts.load("lmm").describe.text == p for p in engine.prompts[:2])
     assert all(r.context in p for r, p in zip(first, engine.prompts[2:], strict=True))
     assert [r.previous for r in second] == [r.context for r in first]

@@ -1,7 +1,8 @@
-"""Prefer: the rows of the three stages, asked a few videos at a time."""
+"""Prefer: the rows of the three stages, asked a few videos at a time, or side by side."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from isr_dpo import prompts
 from isr_dpo.config import Recipe
 from isr_dpo.engines import Choose, Sample
 from isr_dpo.engines.fake import FakeEngine
+from isr_dpo.errors import ModelError
 from isr_dpo.generate import generate
 from isr_dpo.judge import judge
 from isr_dpo.prefer import Earlier, Preferred, Stages, by_stage, by_video, prefer
@@ -48,6 +50,31 @@ class Recorder(FakeEngine):
         return super().choose(requests, progress)
 
 
+class SideBySide(FakeEngine):
+    """Answers calls of several threads, and notes how many videos were in hand at once and when each was begun."""
+
+    side_by_side = True
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.in_hand: set[str] = set()
+        self.most = 0
+
+    def sample(self, requests: Sequence[Sample], progress: Any = lambda _: None) -> Any:
+        video = requests[0].video
+        self.begun += [video] * (video not in self.begun)
+        self.in_hand.add(video)
+        self.most = max(self.most, len(self.in_hand))
+        time.sleep(0.02)
+        if video == "fail":
+            raise ModelError("no memory for this")
+        return super().sample(requests, progress)
+
+    def choose(self, requests: Sequence[Choose], progress: Any = lambda _: None) -> Any:
+        self.in_hand.discard(requests[0].video)
+        return super().choose(requests, progress)
+
+
 def fused(recipe: Recipe, earlier: Earlier, engine: FakeEngine | None = None, **options: Any) -> list[Preferred]:
     held = {"recipe": recipe, "prompts": LMM, "round_index": 2, "earlier": earlier, **options}
     return prefer(by_video(ROWS), engine or FakeEngine(), **held)
@@ -59,12 +86,17 @@ def three_stages(recipe: Recipe, earlier: Earlier) -> Stages:
     made, contexts = [], earlier.contexts
     if contexts is None and recipe.retrospect.context != "none":
         videos = list(dict.fromkeys(row.video for row in ROWS))
-        made = retrospect(videos, earlier.previous, FakeEngine(), prompts=LMM, settings=recipe.retrospect, **held)
+        made = retrospect(
+            videos, FakeEngine(), previous=earlier.previous, prompts=LMM, settings=recipe.retrospect, **held
+        )
         contexts = {row.video: row.context for row in made}
-    return Stages(responses, made, judge(responses, contexts, FakeEngine(), prompts=LMM, settings=recipe.judge, **held))
+    return Stages(
+        responses, made, judge(responses, FakeEngine(), contexts=contexts, prompts=LMM, settings=recipe.judge, **held)
+    )
 
 
-@pytest.mark.parametrize("videos_at_a_time", [None, 1, 2])
+@pytest.mark.parametrize("side_by_side", [False, True])
+@pytest.mark.parametrize("in_hand", [1, 2, 32])
 @pytest.mark.parametrize(
     ("context", "earlier"),
     [
@@ -75,9 +107,11 @@ def three_stages(recipe: Recipe, earlier: Earlier) -> Stages:
         ("none", Earlier({}, None)),
     ],
 )
-def test_the_rows_are_those_of_the_three_stages(context: str, earlier: Earlier, videos_at_a_time: int | None) -> None:
-    recipe = recipe_for(context, fused_videos=videos_at_a_time)
-    made = fused(recipe, earlier)
+def test_the_rows_are_those_of_the_three_stages(
+    context: str, earlier: Earlier, in_hand: int, side_by_side: bool
+) -> None:
+    recipe = recipe_for(context, fused_videos=in_hand)
+    made = fused(recipe, earlier, SideBySide() if side_by_side else FakeEngine())
     assert by_stage(ROWS, made) == three_stages(recipe, earlier)
 
 
@@ -94,6 +128,32 @@ def test_a_videos_questions_are_asked_side_by_side_within_a_stage() -> None:
     assert engine.videos[: len(ROWS)] == sorted(row.video for row in ROWS)
 
 
+def test_side_by_side_so_many_videos_are_in_hand_and_the_next_is_begun_when_one_is_done() -> None:
+    engine = SideBySide()
+    rows = [Question(id=f"q{i}", video=f"v{i}", prompt=f"what is {i} ?") for i in range(9)]
+    recipe = recipe_for(fused_videos=3)
+    made = prefer(by_video(rows), engine, earlier=Earlier({}, None), recipe=recipe, prompts=LMM, round_index=1)
+    assert [preferred.video for preferred in made] == [row.video for row in rows]
+    assert engine.most == 3
+    assert set(engine.begun[:3]) == {"v0", "v1", "v2"}
+
+
+def test_side_by_side_the_first_error_ends_it_and_nothing_more_is_begun() -> None:
+    engine = SideBySide()
+    videos = ["fail", *(f"v{i}" for i in range(50))]
+    rows = [Question(id=video, video=video, prompt="what ?") for video in videos]
+    with pytest.raises(ModelError, match="no memory"):
+        prefer(
+            by_video(rows),
+            engine,
+            earlier=Earlier({}, None),
+            recipe=recipe_for(fused_videos=2),
+            prompts=LMM,
+            round_index=1,
+        )
+    assert len(engine.begun) < 10
+
+
 def test_rows_survive_the_file_that_they_are_kept_in() -> None:
     made = fused(recipe_for(), Earlier(DESCRIBED, None))
     assert list(read_rows(to_jsonl(made).decode().split("\n"), Preferred, where="part")) == made
@@ -101,6 +161,5 @@ def test_rows_survive_the_file_that_they_are_kept_in() -> None:
 
 def test_progress_counts_every_video_once_and_not_all_at_the_end() -> None:
     counted: list[int] = []
-    fused(recipe_for(), Earlier({}, None), progress=counted.append)
-    assert sum(counted) == 3
-    assert len(counted) > 1
+    fused(recipe_for(fused_videos=2), Earlier({}, None), progress=counted.append)
+    assert counted == [2, 1]

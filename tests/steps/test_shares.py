@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,13 @@ PODS = 3
 RUN_ID = "one pipeline run"
 Begun = Callable[[str], str]
 local = pytest.mark.parametrize("run_uri", ["local"], indirect=True)
+
+
+@pytest.fixture
+def pods(run_uri: str) -> Iterator[Executor]:
+    """A process a pod, with the store's settings in its environment; a process goes on to the next task."""
+    with ProcessPoolExecutor(PODS, mp_context=multiprocessing.get_context("spawn")) as processes:
+        yield processes
 
 
 @pytest.fixture
@@ -64,7 +73,7 @@ def files(uri: str) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("run_uri", ["local", "moto"], indirect=True)
 def test_pods_side_by_side_make_what_one_makes_and_the_last_task_opens_no_engine(
-    begun: Begun, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    begun: Begun, recipe: Recipe, pods: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alone, shared = begun("alone"), begun("shared")
     opened: list[str] = []
@@ -77,8 +86,7 @@ def test_pods_side_by_side_make_what_one_makes_and_the_last_task_opens_no_engine
     monkeypatch.setattr(engines, "open_engine", counted)
     for name in ("generate", "retrospect", "judge", "answer"):
         do(name, recipe, alone)
-        with ThreadPoolExecutor(PODS) as pods:
-            results = list(pods.map(lambda number, name=name: share(name, recipe, shared, number), (1, 2, 3)))
+        results = list(pods.map(functools.partial(share, name, recipe, shared), (1, 2, 3)))
         assert all(result.manifest.deterministic for result in results)
         before = len(opened)
         whole = do(name, recipe, shared)
@@ -95,13 +103,14 @@ def test_pods_side_by_side_make_what_one_makes_and_the_last_task_opens_no_engine
 
 
 @local
-def test_pods_that_find_the_unfinished_work_of_another_recipe_discard_it_together(begun: Begun, recipe: Recipe) -> None:
+def test_pods_that_find_the_unfinished_work_of_another_recipe_discard_it_together(
+    begun: Begun, recipe: Recipe, pods: Executor
+) -> None:
     alone, shared = begun("alone"), begun("shared")
     other = recipe.model_copy(update={"seed": 7})
     share("generate", other, shared, 2)
     do("generate", recipe, alone)
-    with ThreadPoolExecutor(PODS) as pods:
-        list(pods.map(lambda number: share("generate", recipe, shared, number), (1, 2, 3)))
+    list(pods.map(functools.partial(share, "generate", recipe, shared), (1, 2, 3)))
     do("generate", recipe, shared)
     assert files(shared) == files(alone)
 

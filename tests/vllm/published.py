@@ -10,14 +10,21 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 
 from tests import families
+from tests.family_parts import qwen_patch
 
 SHAPE = replace(families.TINY, hidden=128, frames=24, context=1024)
 """vLLM's attention on a CPU wants heads of 32 dimensions or more."""
-SHAPES = {"video_llava": SHAPE, "llava_onevision": replace(SHAPE, pixels=112), "qwen2_5_vl": SHAPE}
-"""Each family's video alone is longer than a block of vLLM's cache, which has 128 tokens on a CPU."""
-QWEN_CLIP = (8, 5 * 28, 8 * 28, 3)
-"""Wider, in tokens, than it is long in steps of time. Where a clip is longer than that, transformers 5 and vLLM give
-the text after it different positions: from the frame's larger side on, or after the highest position."""
+SHAPES = {
+    "video_llava": SHAPE,
+    "llava_next_video": replace(SHAPE, pixels=224, frames=8),  # vLLM divides by a pooled side that is 0 below this
+    "llava_onevision": replace(SHAPE, pixels=112),
+    "qwen2_5_vl": SHAPE,
+    "qwen3_vl": SHAPE,
+}
+"""Each family's video alone is longer than 128 tokens, several blocks of vLLM's cache."""
+QWEN_FRAMES, QWEN_GRID = 16, (5, 8)
+"""A clip that is longer in steps of time than wide, where text after it could be misplaced; rows and columns of
+tokens."""
 UNPUBLISHED = re.compile(r"^vision_tower\.(?!vision_model\.)")
 
 
@@ -36,6 +43,8 @@ def build(folder: Path, family: str) -> Path:
 
 def clip(family: str, key: str) -> np.ndarray:
     """Frames of a made-up clip for such a policy: uint8 [F, H, W, 3]."""
-    if family != "qwen2_5_vl":
+    if not family.startswith("qwen"):
         return families.clip(family, key, shape=SHAPES[family])
-    return np.random.default_rng(int.from_bytes(key.encode()[-4:], "big")).integers(0, 256, QWEN_CLIP, dtype=np.uint8)
+    rows, columns = (2 * qwen_patch(family) * side for side in QWEN_GRID)
+    draw = np.random.default_rng(int.from_bytes(key.encode()[-4:], "big"))
+    return draw.integers(0, 256, (QWEN_FRAMES, rows, columns, 3), dtype=np.uint8)

@@ -1,10 +1,11 @@
-"""vLLM keeps the engines' contract, and gives what the embedded engine gives, on a tiny policy of three families."""
+"""vLLM keeps the engines' contract, and gives what the embedded engine gives, on a tiny policy of each family."""
 
 from __future__ import annotations
 
 import functools
 import gc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import pytest
 
 pytest.importorskip("vllm.sampling_params", reason="`make test-vllm` makes the environment for this")
 
-from isr_dpo import config
+from isr_dpo import config, prompts
 from isr_dpo.engines import Choose, Sample, open_engine
 from isr_dpo.engines.hf import HFEngine
-from isr_dpo.engines.vllm import VLLMEngine, _Ask
+from isr_dpo.engines.vllm import VLLMEngine, _drawing
 from isr_dpo.errors import ModelError
+from isr_dpo.judge import judge
+from isr_dpo.records import Responses
 from tests.engines.contract import *  # noqa: F403 - its tests, and a fixture
 from tests.engines.contract import TOLERANCE, Frames, asked
 from tests.vllm import published
@@ -67,8 +70,8 @@ def test_vllm_runs_the_very_ids_that_the_processor_makes(engine: VLLMEngine, emb
     policy = embedded._policy
     request = Sample("v2", "what colour is it ?", (0,), 0.0, 1.0, 1)
     (expected,) = policy.encode([policy.chat(request.prompt)], [embedded._frames("v2")]).ids
-    prompt = engine._prompt(_Ask(engine._ids(request.prompt), "v2", None))
-    (run,) = engine._llm.generate([prompt], engine._drawing(request, 0), use_tqdm=False)
+    prompt = engine._prompt(engine._ids(request.prompt), "v2")
+    (run,) = engine._llm.generate([prompt], _drawing(request, 0), use_tqdm=False)
     assert run.prompt_token_ids == expected
     assert engine._room(engine._ids(request.prompt), "v2") == published.SHAPE.context - len(expected)
 
@@ -84,6 +87,35 @@ def test_what_is_asked_about_a_video_shares_its_prompt(engine: VLLMEngine) -> No
     assert prompts >= 4
     assert spent["prompt_tokens_kept"] >= (prompts - 1) * 128
     assert spent["videos_kept"] >= prompts - 1
+
+
+def test_calls_from_several_threads_run_together_and_give_what_they_give_alone(engine: VLLMEngine) -> None:
+    samples = [replace(asked(number), max_new_tokens=12) for number in range(8)]
+    choices = [
+        Choose(f"v{n % 4}", "which is better ?" * (1 + n % 3), ("1", "2"), 3 * (n % 2), "choice") for n in range(8)
+    ]
+    alone = [engine.sample([sample]) for sample in samples], [engine.choose([choice]) for choice in choices]
+    with ThreadPoolExecutor(6) as threads:
+        sampled = threads.map(lambda sample: engine.sample([sample]), samples)
+        chosen = threads.map(lambda choice: engine.choose([choice]), choices)
+    assert list(sampled) == alone[0]
+    for (ours,), (expected,) in zip(chosen, alone[1], strict=True):
+        assert ours.probabilities == pytest.approx(expected.probabilities, abs=TOLERANCE)
+        assert ours.rationale == expected.rationale
+
+
+def test_a_written_verdict_is_read_strictly(engine: VLLMEngine) -> None:
+    """What a random policy writes is no verdict; it is kept, and the row yields no preference."""
+    row = Responses(
+        id="a", video="v1", prompt="what ?", responses=("red", "blue"), finish=("stop", "stop"), seeds=(1, 2)
+    )
+    settings = config.Judge(verdict="text")
+    (judged,) = judge(
+        [row], engine, contexts=None, prompts=prompts.load("lmm"), settings=settings, seed=0, round_index=1
+    )
+    assert judged.outcome == "unparsed"
+    assert len(judged.rationales) == 2
+    assert all(judged.rationales)
 
 
 def test_a_clip_is_known_by_its_content(engine: VLLMEngine) -> None:

@@ -22,8 +22,10 @@ from isr_dpo.steps.inputs import inputs_of
 from tests.loop import read, recipe_for, run_loop
 from tests.vllm import published
 
-ENGINE = {"kind": "vllm", "rows_per_part": 5}
+ENGINE = {"kind": "vllm", "rows_per_part": 5, "fused": False}
 LAST = ("judge", 1)
+GRACE_SECONDS = 15
+"""Of a spot machine's pod between SIGTERM and SIGKILL."""
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +75,29 @@ def test_a_round_gives_the_rows_of_the_three_stages(finished: str) -> None:
         assert not found.deterministic
 
 
+def test_a_fused_round_by_two_workers_gives_the_same_directories(
+    finished: str, model: Path, world: Path, tracking: str, tmp_path: Path
+) -> None:
+    """Side by side, the dev answers too: the same rows and seeds. Texts may differ with what shares a batch."""
+    engine = {"kind": "vllm", "rows_per_part": 5, "workers": 2, "fused_videos": 3}
+    recipe = recipe_for(model, world, tracking, engine=engine)
+    assert recipe.engine.fused
+    uri = str(tmp_path / "run")
+    run_loop(recipe, uri, until=("train", 0))
+    run_step("prefer", recipe, inputs_of("prefer", recipe, uri, 1), uri, 1)
+    for name in ("responses", "contexts", "preferences"):
+        fused, staged = (layout.round_output(run, 1, name) for run in (uri, finished))
+        assert [known(row) for row in rows(fused)] == [known(row) for row in rows(staged)]
+        made = manifest.find(fused)
+        assert made is not None
+        assert not made.deterministic
+    assert rows(f"{layout.answers(uri, 1)}/dev") == rows(f"{layout.answers(finished, 1)}/dev")
+
+
+def known(row: dict[str, Any]) -> Any:
+    return row.get("id"), row["video"], row.get("seeds")
+
+
 def test_greedy_answers_are_the_embedded_engines(
     finished: str, model: Path, world: Path, tracking: str, tmp_path: Path
 ) -> None:
@@ -84,14 +109,15 @@ def test_greedy_answers_are_the_embedded_engines(
     assert len({json.dumps(row["model_prediction"]) for row in ours}) > 1
 
 
-def test_a_round_killed_twice_ends_with_the_same_rows(
+def test_a_round_ended_three_times_ends_with_the_same_rows(
     finished: str, recipe: Recipe, tmp_path: Path, model: Path, world: Path, tracking: str
 ) -> None:
     """No row is lost or doubled."""
     uri = str(tmp_path / "run")
     run_loop(recipe, uri, until=("answer", 1))
-    for seen in ("responses", "preferences"):
-        killed_when(Path(layout.round_output(uri, 1, seen)), uri, model, world, tracking)
+    ends = {"responses": signal.SIGKILL, "contexts": signal.SIGTERM, "preferences": signal.SIGKILL}
+    for name, ending in ends.items():
+        end_when(Path(layout.round_output(uri, 1, name)), ending, uri, model, world, tracking)
     for name, index in (("generate", 1), ("retrospect", 1), LAST):
         run_step(name, recipe, inputs_of(name, recipe, uri, index), uri, index)
     for name in ("responses", "contexts", "preferences"):
@@ -99,8 +125,8 @@ def test_a_round_killed_twice_ends_with_the_same_rows(
         assert [row.get("id", row["video"]) for row in mended] == [row.get("id", row["video"]) for row in whole]
 
 
-def killed_when(folder: Path, *arguments: object) -> None:
-    """Runs the round in a process of its own, and kills it once `folder` holds a part."""
+def end_when(folder: Path, ending: signal.Signals, *arguments: object) -> None:
+    """Runs the round in a process of its own, and ends it once `folder` holds a part."""
     command = [sys.executable, "-m", "tests.vllm.test_vllm_round", *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -109,9 +135,9 @@ def killed_when(folder: Path, *arguments: object) -> None:
             assert time.monotonic() < until, "no part within 240 s"
             time.sleep(0.01)
     finally:
-        process.send_signal(signal.SIGKILL)
-        ended = process.wait()
-    assert ended == -signal.SIGKILL
+        process.send_signal(ending)
+        ended = process.wait(timeout=GRACE_SECONDS)
+    assert ended == -ending
 
 
 if __name__ == "__main__":  # python -m tests.vllm.test_vllm_round RUN MODEL WORLD TRACKING: what is killed

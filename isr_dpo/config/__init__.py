@@ -1,0 +1,43 @@
+"""The recipe: `recipe` holds every key with its default, `text` reads one, `steps` says what depends on which key."""
+
+from isr_dpo.config.recipe import (
+    VLLM,
+    Answer,
+    Data,
+    Engine,
+    Evaluate,
+    Generate,
+    Guards,
+    Judge,
+    Model,
+    Recipe,
+    Retrospect,
+    Section,
+    Tracking,
+    Train,
+    flatten,
+)
+from isr_dpo.config.steps import PROMPTED, SECTIONS
+from isr_dpo.config.text import load, parse
+
+__all__ = [
+    "PROMPTED",
+    "SECTIONS",
+    "VLLM",
+    "Answer",
+    "Data",
+    "Engine",
+    "Evaluate",
+    "Generate",
+    "Guards",
+    "Judge",
+    "Model",
+    "Recipe",
+    "Retrospect",
+    "Section",
+    "Tracking",
+    "Train",
+    "flatten",
+    "load",
+    "parse",
+]
