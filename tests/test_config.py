@@ -53,6 +53,14 @@ def test_all_findings_are_reported_at_once() -> None:
     assert "judge.tie_margin" in message
 
 
+def test_rounds_are_fused_where_vllm_runs_them_unless_the_recipe_says_otherwise() -> None:
+    assert not config.parse(SMALL).engine.fused
+    assert config.parse(SMALL + "engine: {kind: vllm}\n").engine.fused
+    assert not config.parse(SMALL + "engine: {kind: vllm, fused: false}\n").engine.fused
+    assert config.parse(SMALL + "engine: {fused: true}\n").engine.fused
+    assert "engine.kind = 'tgi'" in refused(SMALL + "engine: {kind: tgi}\n")
+
+
 def test_keys_that_must_agree() -> None:
     assert "evaluate.dev names 'val'" in refused(SMALL + "evaluate: {dev: val}\n")
 

@@ -139,6 +139,13 @@ def fused(design: str = "retrospective", *, iterations: int = 4) -> Recipe:
     return changed(retrospect={"context": design}, iterations=iterations, engine={"fused": True})
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in recipe_files.FOLDER.glob("*.yaml")))
+def test_every_packaged_recipe_compiles(name: str, tmp_path: Path) -> None:
+    recipe = recipe_files.load(name)
+    tasks = Graph(recipe, tmp_path).tasks
+    assert (f"round {recipe.iterations - 1} · prefer" in tasks) == (recipe.engine.kind == "vllm")
+
+
 def test_a_fused_round_is_one_task_before_training(tmp_path: Path) -> None:
     graph = Graph(fused(), tmp_path)
     assert len(graph.tasks) == 3 + 4 * 4 + 2 * 3

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
+import math
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -76,10 +79,14 @@ def test_vllm_runs_the_very_ids_that_the_processor_makes(engine: VLLMEngine, emb
     assert engine._room(engine._ids(request.prompt), "v2") == published.SHAPE.context - len(expected)
 
 
-def test_what_is_asked_about_a_video_shares_its_prompt(engine: VLLMEngine) -> None:
+def test_what_is_asked_about_a_video_shares_its_prompt(
+    engine: VLLMEngine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two draws, a description and both orders of a judgement: blocks of the prompt's beginning are computed once, and
-    the clip is processed once, also under another name."""
+    the clip is processed once; the log says so."""
     before = engine.counters()
+    monkeypatch.setattr(engine, "_told", -math.inf)
+    caplog.set_level(logging.INFO, logger="isr_dpo")
     engine.sample([asked(3), Sample("v3", "describe the video in detail", (5,), 0.7, 1.0, 4)])
     engine.choose([Choose("v3", f"which is better ? {order}", ("1", "2"), 0, "choice") for order in ("1 2", "2 1")])
     spent = {name: value - before[name] for name, value in engine.counters().items()}
@@ -87,6 +94,7 @@ def test_what_is_asked_about_a_video_shares_its_prompt(engine: VLLMEngine) -> No
     assert prompts >= 4
     assert spent["prompt_tokens_kept"] >= (prompts - 1) * 128
     assert spent["videos_kept"] >= prompts - 1
+    assert re.search(r"vLLM: \d+ of \d+ prompt tokens and \d+ of \d+ videos were in its caches", caplog.text)
 
 
 def test_calls_from_several_threads_run_together_and_give_what_they_give_alone(engine: VLLMEngine) -> None:
