@@ -265,15 +265,24 @@ def begin(uri: str, origin: Origin) -> Manifest | Output:
             f"{uri} was finished from something else: {what} differ. Finished work is never mixed: "
             f"use another --run-uri, or delete {uri} and what was made from it"
         )
-    store = open_store(uri)
     marker = (json.dumps(asdict(origin), sort_keys=True) + "\n").encode()
-    left = store.list(uri)
-    if left and not (UNFINISHED in left and read_bytes(join(uri, UNFINISHED)) == marker):
-        log.warning("%s: discarding the unfinished work of another recipe or input (%d files)", uri, len(left))
-        store.delete(uri)
-        left = {}
+    left = _left(uri, marker)
     write_bytes(join(uri, UNFINISHED), marker)
     return Output(uri, origin, {name: size for name, size in left.items() if name != UNFINISHED})
+
+
+def _left(uri: str, marker: bytes) -> dict[str, int]:
+    """What an attempt with this marker has left; another's work is discarded, perhaps by several pods at a time."""
+    store = open_store(uri)
+    left = store.list(uri)
+    try:
+        if not left or (UNFINISHED in left and read_bytes(join(uri, UNFINISHED)) == marker):
+            return left
+    except Missing:
+        return {}  # another has discarded it just now
+    log.warning("%s: discarding the unfinished work of another recipe or input (%d files)", uri, len(left))
+    store.delete(uri)
+    return {}
 
 
 def _create(uri: str, manifest: Manifest) -> None:

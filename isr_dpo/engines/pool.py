@@ -95,14 +95,16 @@ class Process:
         """What the job gives; what the process says meanwhile is passed on.
 
         Raises:
-            WorkerDied: the process ended. What the job raises in it is raised here.
+            WorkerDied: the process ended on this job. What the job raises in it is raised here.
         """
-        if self._process.poll() is not None and not self._closed:
-            self._end()  # its own children, if it had any
+        sent = pickle.dumps(job)
+        if not self._begun(sent) and not self._closed:
+            self._end()
+            log.warning("%s %s between two jobs; another takes its place", self._name, self._how())
             self._connection.close()
             self._start()
+            self._begun(sent)  # where it has not, the next lines say so
         try:
-            self._connection.send_bytes(pickle.dumps(job))
             kind, value = self._connection.recv()
             while kind in ("progress", "log"):
                 if kind == "progress":
@@ -119,6 +121,14 @@ class Process:
             raise pickle.loads(value)  # noqa: S301 - our own process
         made: R = value
         return made
+
+    def _begun(self, job: bytes) -> bool:
+        """Hands the job over; whether the process lives to take it up."""
+        try:
+            self._connection.send_bytes(job)
+            return bool(self._connection.recv() == ("began", None))
+        except (EOFError, OSError):
+            return False
 
     def close(self) -> None:
         """Ends the process. A job under way, or a later one, raises OutsideError."""

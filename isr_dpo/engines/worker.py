@@ -1,7 +1,8 @@
 """The process of one engine: `python -m isr_dpo.engines.worker PIPE PARENT`, which `pool` starts.
 
 It opens the engine that it is sent, then does jobs, one at a time, and answers each with `("done", result)` or
-`("error", pickled exception)`; before that come `("progress", items)` and `("log", record)`. It ends with its parent.
+`("error", pickled exception)`; before that come `("began", None)` at once, `("progress", items)` and `("log", record)`.
+It ends with its parent.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ def main(pipe: int, parent: int) -> None:
     while True:
         try:
             job = connection.recv_bytes()
-        except EOFError:
+            tell("began", None)
+        except (EOFError, BrokenPipeError):
             return
         try:
             engine = engine or pickle.loads(opening)()  # noqa: S301 - our own parent
