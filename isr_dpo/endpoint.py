@@ -6,14 +6,14 @@ remains is translated here, once. The key comes from OPENAI_API_KEY alone and is
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from isr_dpo.errors import OutsideError, RecipeError
+from isr_dpo.mapped import mapped
 
 if TYPE_CHECKING:
     from openai import APIStatusError, OpenAI
@@ -76,23 +76,15 @@ class Endpoint:
             RecipeError: it refuses the key, the model or the form of the request: none can be answered.
         """
         assert self._client is not None  # made before the threads ask for it
-        answers: dict[int, ChatCompletion | Refused] = {}
-        with ThreadPoolExecutor(max_workers=self._concurrency) as pool:
-            running = {pool.submit(self._ask, body, item): number for number, item in enumerate(items)}
-            try:
-                for future in as_completed(running):
-                    answers[running[future]] = future.result()
-                    done(running[future])
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-        return [answers[number] for number in range(len(items))]
+        ask = functools.partial(self._ask, body)
+        return mapped(ask, items, threads=self._concurrency, done=done)
 
     @property
     def where(self) -> str:
         """For messages: who, and at which address."""
         return f"{self._who} at {self._client.base_url}"
 
-    @cached_property
+    @functools.cached_property
     def _client(self) -> OpenAI:
         from openai import OpenAI
 

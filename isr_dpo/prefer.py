@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from isr_dpo.config import Recipe
 from isr_dpo.engines import Engine, Progress
 from isr_dpo.generate import generate
 from isr_dpo.judge import judge
+from isr_dpo.mapped import mapped
 from isr_dpo.prompts import Prompts
 from isr_dpo.records import Context, Judged, Question, Responses, Row
 from isr_dpo.retrospect import retrospect
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class Asked(NamedTuple):
@@ -91,29 +88,8 @@ def prefer(
     ask = functools.partial(
         _ask, engine=engine, earlier=earlier, recipe=recipe, prompts=prompts, round_index=round_index
     )
-    made: list[Preferred] = []
-    for rows in _mapped(ask, chunks, lanes, lambda rows: progress(len(rows))):
-        made += rows
-    return made
-
-
-def _mapped(call: Callable[[T], R], items: Sequence[T], lanes: int, done: Callable[[R], None]) -> list[R]:
-    """`call` of each item, `lanes` at a time; `done` is told of each result as it comes. The first error ends it."""
-    found: dict[int, R] = {}
-    if lanes == 1:
-        for number, item in enumerate(items):
-            found[number] = call(item)
-            done(found[number])
-        return list(found.values())
-    pool = ThreadPoolExecutor(lanes, thread_name_prefix="prefer")
-    try:
-        running = {pool.submit(call, item): number for number, item in enumerate(items)}
-        for future in as_completed(running):
-            found[running[future]] = future.result()
-            done(found[running[future]])
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-    return [found[number] for number in range(len(items))]
+    made = mapped(ask, chunks, threads=lanes, done=lambda number: progress(len(chunks[number])))
+    return [preferred for rows in made for preferred in rows]
 
 
 def _ask(

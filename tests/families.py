@@ -12,27 +12,13 @@ import numpy as np
 import torch
 
 from isr_dpo.models import FAMILIES as MODULES
+from tests.family_parts import BENCH as BENCH
 from tests.family_parts import MAKERS, Parts, Shape, qwen_patch
 
 FAMILIES = tuple(MODULES.values())
 """video_llava, llava_next_video, llava_onevision, qwen2_5_vl, qwen3_vl."""
 
 TINY = Shape()
-BENCH = Shape(
-    hidden=512,
-    intermediate=1376,
-    layers=8,
-    heads=8,
-    kv_heads=8,
-    vocabulary=8000,
-    context=4096,
-    frames=8,
-    pixels=224,
-    vision_hidden=64,
-    vision_intermediate=128,
-    vision_layers=2,
-)
-"""2056 video tokens and a small tower: what a step costs is the language model's work."""
 VIDEO_LLAVA_7B = Shape(
     hidden=4096,
     intermediate=11008,

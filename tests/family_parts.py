@@ -42,6 +42,23 @@ class Shape:
     vision_heads: int = 4
 
 
+BENCH = Shape(
+    hidden=512,
+    intermediate=1376,
+    layers=8,
+    heads=8,
+    kv_heads=8,
+    vocabulary=8000,
+    context=4096,
+    frames=8,
+    pixels=224,
+    vision_hidden=64,
+    vision_intermediate=128,
+    vision_layers=2,
+)
+"""2056 video tokens and a small tower: what a step costs is the language model's work."""
+
+
 class Parts(NamedTuple):
     """What a policy is made of."""
 

@@ -9,7 +9,7 @@ run their video through the model once, as long as the cache holds it. Three cho
   frames are those of the store, resized already. An identifier from their content stands for them in vLLM's caches, so
   that a clip is processed once, and known again under another name.
 - vLLM's core runs in this process (it would start one of its own): an engine dies with its process, and an error
-  arrives as what it is. What the core then waits for, a clip's pixels, takes some 30 ms once a stage.
+  arrives as what it is. The core waits while a clip's pixels are prepared, once as long as vLLM keeps them.
 """
 
 from __future__ import annotations

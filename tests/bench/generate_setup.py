@@ -16,7 +16,7 @@ import numpy as np
 
 from isr_dpo.config import Recipe
 from isr_dpo.records import Question
-from tests.family_parts import Shape, qwen_patch
+from tests.family_parts import BENCH, Shape, qwen_patch
 
 
 @dataclass(frozen=True)
@@ -56,20 +56,7 @@ SETTINGS = {
         fused_videos=64,
     ),
     "video": Sizes(
-        shape=Shape(
-            hidden=512,
-            intermediate=1376,
-            layers=8,
-            heads=8,
-            kv_heads=8,
-            vocabulary=4000,
-            context=4096,
-            frames=8,
-            pixels=224,
-            vision_hidden=64,
-            vision_intermediate=128,
-            vision_layers=2,
-        ),
+        shape=replace(BENCH, vocabulary=4000),
         rows=32,
         batch1_rows=4,
         hf_rows=8,
