@@ -8,12 +8,8 @@ import contextlib
 import io
 import json
 import math
-import secrets
-import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from typing import Any
 
 import av
@@ -23,7 +19,9 @@ from openai.types.chat.completion_create_params import CompletionCreateParamsNon
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-KEY = secrets.token_hex(16)
+from tests.servers.completions import KEY as KEY
+from tests.servers.completions import Manner, Served, completions_server
+
 _PARAMS = TypeAdapter(CompletionCreateParamsNonStreaming)
 _PARTS = {
     "text": TypeAdapter(ChatCompletionContentPartTextParam),
@@ -58,101 +56,29 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the server does with one request. `tops`: the alternatives of each token with their probabilities, the token
-    written first; None: no logprobs, whatever was asked. `hang` in seconds."""
+class Answer(Manner):
+    """`tops`: the alternatives of each token with their probabilities, the token written first; None: no logprobs,
+    whatever was asked."""
 
     text: str | None = "a red ball"
     finish: str = "stop"
     tops: Sequence[Mapping[str, float]] | None = None
     refusal: str | None = None
-    status: int = 200
-    headers: Mapping[str, str] = field(default_factory=dict)
-    error: Mapping[str, Any] = field(default_factory=dict)
-    hang: float = 0.0
-    cut: bool = False
 
 
-@dataclass
-class ModelServer:
-    url: str
-    asked: list[Asked]
-    times: list[float]
-    most_at_once: int = 0
+ModelServer = Served[Asked]
 
 
 @contextlib.contextmanager
 def model_server(answer: Callable[[Asked, int], Answer]) -> Iterator[ModelServer]:
     """`answer(request, n)` decides; n counts from 0 how often this prompt with this seed was asked."""
-    lock = threading.Lock()
-    state = ModelServer(url="", asked=[], times=[])
-    counts: dict[Any, int] = {}
-    active = 0
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            nonlocal active
-            content = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers["Authorization"] != f"Bearer {KEY}":
-                return self._send(401, {"error": {"message": f"bad key {self.headers['Authorization']}"}})
-            try:
-                asked = _parse(self.path, content)
-            except ValueError as error:
-                return self._send(400, {"error": {"message": str(error)}})
-            with lock:
-                state.asked.append(asked)
-                state.times.append(time.monotonic())
-                key = (asked.prompt, asked.settings.get("seed"))
-                count = counts[key] = counts.get(key, -1) + 1
-                active += 1
-                state.most_at_once = max(state.most_at_once, active)
-            try:
-                return self._play(answer(asked, count), asked)
-            finally:
-                with lock:
-                    active -= 1
-
-        def _play(self, answer: Answer, asked: Asked) -> None:
-            time.sleep(answer.hang)
-            if answer.cut:
-                self.close_connection = True
-                return None
-            if answer.status != 200:
-                error = {"error": {"message": "misbehaving", **answer.error}}
-                return self._send(answer.status, error, answer.headers)
-            return self._send(200, _completion(answer, asked))
-
-        def _send(self, status: int, tree: Any, headers: Mapping[str, str] | None = None) -> None:
-            content = json.dumps(tree).encode()
-            with contextlib.suppress(ConnectionError):
-                self.send_response(status)
-                for name, value in (headers or {}).items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    state.url = f"http://127.0.0.1:{server.server_port}/v1"
-    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
-    thread.start()
-    try:
-        yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=5)
+    with completions_server(
+        _parse, lambda asked: (asked.prompt, asked.settings.get("seed")), answer, _completion
+    ) as it:
+        yield it
 
 
-def _parse(path: str, content: bytes) -> Asked:
-    if path != "/v1/chat/completions":
-        raise ValueError(f"no such path {path}")
+def _parse(content: bytes) -> Asked:
     body = json.loads(content)
     if unknown := set(body) - set(CompletionCreateParamsNonStreaming.__annotations__):
         raise ValueError(f"unknown parameters {sorted(unknown)}")

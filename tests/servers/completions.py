@@ -1,0 +1,119 @@
+"""What the doubles of OpenAI-compatible endpoints share: a server on loopback that takes chat completions in the form
+that its double knows, and misbehaves on request."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Generic, TypeVar
+
+KEY = secrets.token_hex(16)
+P = TypeVar("P")
+A = TypeVar("A", bound="Manner")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How the server treats one request. `hang` in seconds; `cut` ends the connection without an answer."""
+
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+    error: Mapping[str, Any] = field(default_factory=dict)
+    hang: float = 0.0
+    cut: bool = False
+
+
+@dataclass
+class Served(Generic[P]):
+    """`asked` and `times` (monotonic): of every request that was well-formed."""
+
+    url: str = ""
+    asked: list[P] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    most_at_once: int = 0
+
+
+@contextlib.contextmanager
+def completions_server(
+    parse: Callable[[bytes], P],
+    known_by: Callable[[P], Hashable],
+    answer: Callable[[P, int], A],
+    completion: Callable[[A, P], dict[str, Any]],
+) -> Iterator[Served[P]]:
+    """A server for requests that `parse` reads; it raises ValueError for another form, which is refused with 400.
+
+    `answer(request, n)` decides; n counts from 0 how often one `known_by` the same was asked. `completion` words what
+    is answered with 200.
+    """
+    lock = threading.Lock()
+    state = Served[P]()
+    counts: dict[Hashable, int] = {}
+    active = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            nonlocal active
+            content = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.path != "/v1/chat/completions":
+                return self._send(404, {"error": {"message": f"no such path {self.path}"}})
+            if self.headers["Authorization"] != f"Bearer {KEY}":
+                return self._send(401, {"error": {"message": f"bad key {self.headers['Authorization']}"}})
+            try:
+                asked = parse(content)
+            except ValueError as error:
+                return self._send(400, {"error": {"message": str(error)}})
+            with lock:
+                state.asked.append(asked)
+                state.times.append(time.monotonic())
+                count = counts[known_by(asked)] = counts.get(known_by(asked), -1) + 1
+                active += 1
+                state.most_at_once = max(state.most_at_once, active)
+            try:
+                return self._play(answer(asked, count), asked)
+            finally:
+                with lock:
+                    active -= 1
+
+        def _play(self, answer: A, asked: P) -> None:
+            time.sleep(answer.hang)
+            if answer.cut:
+                self.close_connection = True
+                return None
+            if answer.status != 200:
+                error = {"error": {"message": "misbehaving", **answer.error}}
+                return self._send(answer.status, error, answer.headers)
+            return self._send(200, completion(answer, asked))
+
+        def _send(self, status: int, tree: Any, headers: Mapping[str, str] | None = None) -> None:
+            content = json.dumps(tree).encode()
+            with contextlib.suppress(ConnectionError):
+                self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    state.url = f"http://127.0.0.1:{server.server_port}/v1"
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(timeout=5)
