@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from isr_dpo.cli import STEPS, main
+from isr_dpo.cli import main
+from isr_dpo.cli.steps import STEPS
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -77,7 +77,7 @@ def _options() -> argparse.Namespace:
 
 def draw(folder: Path, *, questions: int) -> None:
     """The demo's training rows and dev set, and a larger held-out set."""
-    from isr_dpo.cli import WORLD
+    from isr_dpo.cli.world import WORLD
     from isr_dpo.data import world
 
     world.draw(folder / "world", **{**WORLD, "test": questions}, progress=print)
