@@ -41,8 +41,23 @@ def answers(run_uri: str, index: int) -> str:
 
 
 def evaluation(run_uri: str, index: int) -> str:
-    """Holds a directory `<protocol>-<set>` each."""
+    """Holds a directory a set that is graded, `graded_name`."""
     return join(run_uri, "evaluation", policy_name(index))
+
+
+def graded_name(protocol: str, set_name: str) -> str:
+    """The directory's name, below `evaluation`, that holds the grades of a set."""
+    return f"{protocol}-{set_name}"
+
+
+def graded(run_uri: str, index: int, protocol: str, set_name: str) -> str:
+    """The grades of a policy's answers to a set."""
+    return join(evaluation(run_uri, index), graded_name(protocol, set_name))
+
+
+def analysis(run_uri: str, name: str) -> str:
+    """What an analysis found that cost a grader or a person."""
+    return join(run_uri, "analysis", f"{name}.json")
 
 
 def report(run_uri: str) -> str:
@@ -62,3 +77,14 @@ def tracked_marks(run_uri: str) -> str:
 def tracked(run_uri: str, step: str, index: int) -> str:
     """Remembers, by digest, that MLflow has a step's metrics."""
     return join(tracked_marks(run_uri), f"{step}-{index:02d}")
+
+
+def times(run_uri: str) -> str:
+    """Holds a record of the time that each step took."""
+    return join(run_uri, "times")
+
+
+def time(run_uri: str, step: str, index: int, *, share: int = 0) -> str:
+    """A step's record, or that of one pod's share of it."""
+    of_share = f"-share-{share}" if share else ""
+    return join(times(run_uri), f"{step}-{index:02d}{of_share}.json")

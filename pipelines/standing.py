@@ -51,7 +51,7 @@ def expected(run_uri: str, recipe: Recipe) -> Iterator[str]:
         sets = recipe.data.sets if policy in recipe.evaluate.full_at else [recipe.evaluate.dev]
         for name in sets:
             yield join(layout.answers(run_uri, policy), name)
-            yield join(layout.evaluation(run_uri, policy), f"caption-{name}")
+            yield layout.graded(run_uri, policy, recipe.protocol(name), name)
     design = recipe.retrospect.context
     for index in range(1, recipe.iterations):
         yield layout.round_output(run_uri, index, "responses")

@@ -15,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
+OFFICIAL_FILE = ".qa.official.jsonl"
+ProtocolName = Literal["caption", "official"]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -44,7 +46,7 @@ class Data(Section):
     train: str
     """JSONL in LLaVA-Hound's flat schema: id, video, prompt; chosen and rejected where a row is a seed preference."""
     sets: Mapping[Name, str] = Field(default_factory=dict)
-    """Evaluation sets by name: `<name>.qa.jsonl` files in the caption protocol's schema."""
+    """Evaluation sets by name: `<name>.qa.jsonl` files with captions, `<name>.qa.official.jsonl` without."""
     frames: Annotated[int, Field(ge=1)] = 8
     """Frames a clip, uniform over the clip, both ends included [C]."""
     max_unreadable_fraction: Fraction = 0.01
@@ -205,7 +207,7 @@ class Answer(Section):
 
 
 class Evaluate(Section):
-    """The caption protocol, by a grader."""
+    """Answers to the evaluation sets, scored by a grader."""
 
     grader: Literal["rules", "openai"] = "rules"
     """`rules`: the packaged rule-based grader, no model; `openai`: any OpenAI-compatible endpoint, its key from the
@@ -213,6 +215,11 @@ class Evaluate(Section):
     model: str = "gpt-4o-mini"
     base_url: str | None = None
     """Of an OpenAI-compatible server; none: the openai package's default (OPENAI_BASE_URL or OpenAI's own)."""
+    protocols: Mapping[Name, ProtocolName] = Field(default_factory=dict)
+    """By set, where the file's name does not say it: `official` for `*.qa.official.jsonl`, else `caption`."""
+    reading: Literal["strict", "compat"] = "strict"
+    """How replies become `accuracy` and `score`: `strict` leaves one that is not in the asked form unscored, `compat`
+    reads as the public scripts do [C]. The figures of both stand in every evaluation."""
     dev: Name = "dev"
     """The set that selects the best policy; graded for every policy."""
     full_at: tuple[Positive, ...] = (1, 5, 9)
@@ -266,12 +273,20 @@ class Recipe(Section):
     def _agree(self) -> Self:
         if self.evaluate.dev not in self.data.sets:
             raise ValueError(f"evaluate.dev names {self.evaluate.dev!r}, data.sets has {sorted(self.data.sets)}")
+        unknown = sorted(self.evaluate.protocols.keys() - self.data.sets.keys())
+        if unknown:
+            raise ValueError(f"evaluate.protocols names {unknown}, data.sets has {sorted(self.data.sets)}")
         if self.engine.kind == "openai" and self.iterations > 1:
             raise ValueError(
                 "engine.kind 'openai' asks a model that is served elsewhere, which training here does not change: a "
                 f"baseline, to be answered for and evaluated with iterations: 1, not {self.iterations}"
             )
         return self
+
+    def protocol(self, set_name: str) -> ProtocolName:
+        """How answers to a set are graded."""
+        by_file: ProtocolName = "official" if self.data.sets[set_name].endswith(OFFICIAL_FILE) else "caption"
+        return self.evaluate.protocols.get(set_name, by_file)
 
     def canonical(self) -> str:
         """The recipe as one line of JSON, the form in which it travels."""

@@ -3,17 +3,29 @@
 From the public evaluation code of LLaVA-Hound-DPO [C]: the prediction is cut to 256 words, one user message at
 temperature 0, a reply of a line with an explanation and a line with a score from 1 to 5, correct from 3 on. The wording
 of the prompt is ours, and so is the strict reading [O]: the public parser falls back to the most frequent number in the
-reply and then to 1, here such a reply is unscored.
+reply and then to 1 (`compat.py`), here such a reply is unscored.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from isr_dpo.evaluate.protocol import Mark, PackagedPrompt, Task, first_words, quote
+from isr_dpo.evaluate import rules
+from isr_dpo.evaluate.protocol import Mark, Message, PackagedPrompt, Task, first_words, json_object, quote
 
 PREDICTION_WORDS = 256  # [C]
 CORRECT_FROM = 3  # [C]
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {
+        "explanation": {"type": "string"},
+        "score": {"type": "integer", "enum": [1, 2, 3, 4, 5]},
+    },
+    "required": ["explanation", "score"],
+    "additionalProperties": False,
+}
 
 _SCORE_LINE = re.compile(r"[\s*_#>-]*score\b", re.IGNORECASE)
 _SCORE = re.compile(r"[\s*_#>-]*score[\s*_]*:[\s*_]*([1-5])(?:\s*/\s*5)?[\s*_.]*", re.IGNORECASE)
@@ -24,14 +36,16 @@ class CaptionProtocol:
 
     name = "caption"
     score_range = (1.0, 5.0)
+    needs_caption = True
+    schema = SCHEMA
+    max_tokens = 256
 
     def __init__(self) -> None:
-        packaged = PackagedPrompt.load("caption")
-        self.prompt_digest = packaged.digest
-        self._template = packaged.template
+        self._prompt = PackagedPrompt.load("caption")
+        self.prompt_digest = self._prompt.digest
 
-    def prompt(self, task: Task) -> str:
-        return self._template.render(
+    def messages(self, task: Task) -> tuple[Message, ...]:
+        return self._prompt.messages(
             caption=quote(task.caption),
             question=quote(task.question),
             truth=quote(task.truth),
@@ -39,16 +53,26 @@ class CaptionProtocol:
         )
 
     def read(self, reply: str) -> Mark | None:
-        """The mark of the one line `Score: <1-5>`. Markdown around it and "/5" are allowed; no such line, two of them,
-        a score out of range or a fraction give None."""
+        """The mark of the JSON object of the schema, or of the one line `Score: <1-5>`. Markdown around the line and
+        "/5" are allowed; no such line, two of them, a score out of range or a fraction give None."""
+        tree = json_object(reply)
+        if tree is not None:
+            return _mark(tree["score"]) if tree.keys() == {"explanation", "score"} else None
         lines = [line for line in reply.splitlines() if _SCORE_LINE.match(line)]
         found = _SCORE.fullmatch(lines[0]) if len(lines) == 1 else None
-        if found is None:
-            return None
-        score = int(found.group(1))
-        return Mark(score=float(score), correct=score >= CORRECT_FROM)
+        return None if found is None else _mark(int(found.group(1)))
+
+    def by_rules(self, task: Task) -> str | None:
+        comparison = rules.compare(task)
+        return format_reply(rules.explain(comparison), rules.score(comparison)) if comparison.required else None
 
 
 def format_reply(explanation: str, score: int) -> str:
-    """A reply in the form this protocol asks for."""
+    """A reply in the text form this protocol asks for."""
     return f"Explanation: {explanation}\nScore: {score}"
+
+
+def _mark(score: object) -> Mark | None:
+    if type(score) is not int or not 1 <= score <= 5:
+        return None
+    return Mark(score=float(score), correct=score >= CORRECT_FROM)

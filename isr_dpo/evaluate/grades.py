@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from isr_dpo.errors import DataError
 from isr_dpo.evaluate import Grader, Reply
-from isr_dpo.evaluate.protocol import GradingProtocol, Task
+from isr_dpo.evaluate.protocol import ScoringProtocol, Task
 from isr_dpo.evaluate.statistics import clustered_mean
 from isr_dpo.manifest import Output
 from isr_dpo.parts import work_in_parts
@@ -22,7 +22,7 @@ def evaluate(
     rows: Sequence[TestRow],
     grader: Grader,
     *,
-    protocol: GradingProtocol,
+    protocol: ScoringProtocol,
     output: Output,
     rows_per_part: int,
     progress: Callable[[int], None] = lambda _: None,
@@ -40,9 +40,7 @@ def evaluate(
     by_id = _matched(predictions, rows)
 
     def work(part: Sequence[Prediction], grader: Grader, progress: Callable[[int], None]) -> list[Grade]:
-        graded = grade(part, by_id, grader, protocol=protocol)
-        progress(len(part))
-        return graded
+        return grade(part, by_id, grader, protocol=protocol, progress=progress)
 
     grades = work_in_parts(
         predictions,
@@ -60,16 +58,22 @@ def evaluate(
 
 
 def grade(
-    predictions: Sequence[Prediction], rows: Mapping[str, TestRow], grader: Grader, *, protocol: GradingProtocol
+    predictions: Sequence[Prediction],
+    rows: Mapping[str, TestRow],
+    grader: Grader,
+    *,
+    protocol: ScoringProtocol,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> list[Grade]:
     """A grade for each prediction, in order. A failed prediction and a reply that cannot be read are unscored."""
     answered = [p for p in predictions if p.model_prediction.status == "success"]
-    replies = grader.grade([_task(p, rows[p.id]) for p in answered])
+    progress(len(predictions) - len(answered))
+    replies = grader.grade(protocol, [_task(p, rows[p.id], protocol) for p in answered], progress)
     reply_of = {p.id: reply for p, reply in zip(answered, replies, strict=True)}
     return [_grade(p, rows[p.id].video, reply_of.get(p.id), protocol) for p in predictions]
 
 
-def measure(grades: Sequence[Grade], *, protocol: GradingProtocol) -> dict[str, float]:
+def measure(grades: Sequence[Grade], *, protocol: ScoringProtocol) -> dict[str, float]:
     """rows, scored, unscored, words (mean, of answers that are not empty); and where any is scored accuracy and score,
     each with `_low` and `_high`, its 95 % interval clustered by video."""
     scored = [g for g in grades if g.status == "scored"]
@@ -87,28 +91,28 @@ def measure(grades: Sequence[Grade], *, protocol: GradingProtocol) -> dict[str, 
     return metrics
 
 
-def describe(grader: Grader, protocol: GradingProtocol) -> dict[str, str | None]:
+def describe(grader: Grader, protocol: ScoringProtocol) -> dict[str, str | None]:
     """Who graded, and how: what makes two figures comparable."""
     return {
         "protocol": protocol.name,
         "grader": grader.name,
         "model": grader.model,
-        "prompt_digest": grader.prompt_digest,
+        "prompt_digest": None if grader.model is None else protocol.prompt_digest,
     }
 
 
-def _task(prediction: Prediction, row: TestRow) -> Task:
-    if row.caption is None:
-        raise DataError(f"row {row.id!r} has no caption, which the caption protocol needs")
+def _task(prediction: Prediction, row: TestRow, protocol: ScoringProtocol) -> Task:
+    if row.caption is None and protocol.needs_caption:
+        raise DataError(f"row {row.id!r} has no caption, which the {protocol.name} protocol needs")
     return Task(
-        caption=row.caption,
+        caption=row.caption if row.caption and protocol.needs_caption else "",
         question=row.question,
         truth=row.answer,
         prediction=prediction.model_prediction.message,
     )
 
 
-def _grade(prediction: Prediction, video: str, reply: Reply | None, protocol: GradingProtocol) -> Grade:
+def _grade(prediction: Prediction, video: str, reply: Reply | None, protocol: ScoringProtocol) -> Grade:
     message = prediction.model_prediction.message
     if reply is None:
         return _unscored(prediction.id, video, words=0, why=f"no answer: {message}")

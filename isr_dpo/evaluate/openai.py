@@ -1,4 +1,4 @@
-"""A grader behind any OpenAI-compatible endpoint. One user message at temperature 0 a task [C]."""
+"""A grader behind any OpenAI-compatible endpoint, at temperature 0 [C]."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from isr_dpo.endpoint import MAX_RETRIES, Endpoint, Refused
-from isr_dpo.evaluate import Reply
+from isr_dpo.evaluate import Progress, Reply
 from isr_dpo.evaluate.protocol import GradingProtocol, Task
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ class OpenAIGrader:
 
     def __init__(
         self,
-        protocol: GradingProtocol,
         *,
         model: str,
         base_url: str | None,
@@ -28,8 +27,6 @@ class OpenAIGrader:
     ) -> None:
         self.name = model
         self.model = model
-        self.prompt_digest = protocol.prompt_digest
-        self._protocol = protocol
         self._endpoint = Endpoint(
             who="grader",
             wanted_by="evaluate.grader is 'openai' (rules is the packaged grader, which needs none)",
@@ -40,11 +37,15 @@ class OpenAIGrader:
             max_retries=max_retries,
         )
 
-    def grade(self, tasks: Sequence[Task]) -> list[Reply]:
-        return [_reply(answer) for answer in self._endpoint.ask_all(tasks, self._body)]
+    def grade(
+        self, protocol: GradingProtocol[object], tasks: Sequence[Task], progress: Progress = lambda _: None
+    ) -> list[Reply]:
+        def body(task: Task) -> Mapping[str, Any]:
+            messages = [{"role": m.role, "content": m.text} for m in protocol.messages(task)]
+            return {"messages": messages, "temperature": 0}
 
-    def _body(self, task: Task) -> Mapping[str, Any]:
-        return {"messages": [{"role": "user", "content": self._protocol.prompt(task)}], "temperature": 0}
+        answers = self._endpoint.ask_all(tasks, body, done=lambda _: progress(1))
+        return [_reply(answer) for answer in answers]
 
 
 def _reply(answer: ChatCompletion | Refused) -> Reply:

@@ -31,9 +31,10 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from isr_dpo.evaluate import Reply
-from isr_dpo.evaluate.caption import format_reply
-from isr_dpo.evaluate.protocol import Task
+from isr_dpo.evaluate import Progress, Reply
+from isr_dpo.evaluate.protocol import GradingProtocol, Task
+
+CANNOT_SAY = "the ground truth has no content word to look for"
 
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 _NEGATION_REACH_WORDS = 3
@@ -67,14 +68,17 @@ class Comparison(NamedTuple):
 
 
 class RuleBasedGrader:
-    """Scores by agreement of words; replies in the caption protocol's form."""
+    """Replies as a protocol's own `by_rules` says."""
 
     name = "rule-based"
     model = None
-    prompt_digest = None
 
-    def grade(self, tasks: Sequence[Task]) -> list[Reply]:
-        return [_reply(compare(task)) for task in tasks]
+    def grade(
+        self, protocol: GradingProtocol[object], tasks: Sequence[Task], progress: Progress = lambda _: None
+    ) -> list[Reply]:
+        replies = [protocol.by_rules(task) for task in tasks]
+        progress(len(replies))
+        return [Reply("", failure=CANNOT_SAY) if text is None else Reply(text) for text in replies]
 
 
 def compare(task: Task) -> Comparison:
@@ -104,6 +108,12 @@ def score(comparison: Comparison) -> int:
     return max(3, 5 - len(unsupported))
 
 
+def explain(comparison: Comparison) -> str:
+    """Why it scores so, in a line."""
+    parts = {name: getattr(comparison, name) for name in ("missing", "denied", "unsupported")}
+    return "; ".join(f"{name}: {' '.join(sorted(words))}" for name, words in parts.items() if words) or "agrees"
+
+
 def content(text: str) -> frozenset[str]:
     """The stems of the content words of `text`."""
     return frozenset(stem(w) for w in _words(text) if w not in _FUNCTION_WORDS and not _negates(w))
@@ -121,18 +131,6 @@ def stem(word: str) -> str:
             word = root[:-1] if doubled else root
             break
     return word.removesuffix("e") if len(word) > 3 else word
-
-
-def _reply(comparison: Comparison) -> Reply:
-    if not comparison.required:
-        return Reply("", failure="the ground truth has no content word to look for")
-    parts = {
-        "missing": comparison.missing,
-        "denied": comparison.denied,
-        "unsupported": comparison.unsupported,
-    }
-    said = "; ".join(f"{name}: {' '.join(sorted(words))}" for name, words in parts.items() if words)
-    return Reply(format_reply(said or "agrees", score(comparison)))
 
 
 def _negated(text: str) -> frozenset[str]:

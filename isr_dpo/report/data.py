@@ -20,7 +20,7 @@ from isr_dpo.records import Context, Judged, Row, read_files
 from isr_dpo.report.headline import grader_label
 from isr_dpo.report.samples import Sample, choose, sample
 from isr_dpo.report.summary import PolicySummary, Summary, summarise
-from isr_dpo.stores import Missing, join, read_bytes
+from isr_dpo.stores import Missing, read_bytes
 
 POLICY_STEPS = ("answer", "evaluate", "register", "report")
 WAY_OUT = {
@@ -159,8 +159,9 @@ def grader(run_uri: str, recipe: Recipe) -> str:
         CorruptOutput: a protocol.json differs from its manifest.
     """
     named: list[str] = []
+    dev = recipe.evaluate.dev
     for index in range(1, recipe.iterations + 1):
-        manifest = find(join(layout.evaluation(run_uri, index), f"caption-{recipe.evaluate.dev}"))
+        manifest = find(layout.graded(run_uri, index, recipe.protocol(dev), dev))
         if manifest is not None and "protocol.json" in manifest.files:
             protocol = json.loads((files(manifest, {"protocol.json"}) / "protocol.json").read_bytes())
             named.append(grader_label(protocol["grader"], protocol["model"]))

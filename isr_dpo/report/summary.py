@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from isr_dpo import layout
 from isr_dpo.config import Recipe
 from isr_dpo.manifest import files, find
-from isr_dpo.stores import join
 
 Metrics = Mapping[str, float]
 """The keys of a metrics.json; empty where its output is not complete."""
@@ -76,8 +75,7 @@ def _policy(run_uri: str, index: int, recipe: Recipe) -> PolicySummary:
     def of_round(name: str) -> Metrics:
         return _metrics(layout.round_output(run_uri, index - 1, name))
 
-    evaluations = layout.evaluation(run_uri, index)
-    graded = {name: _metrics(join(evaluations, f"caption-{name}")) for name in recipe.data.sets}
+    graded = {name: _metrics(layout.graded(run_uri, index, recipe.protocol(name), name)) for name in recipe.data.sets}
     return PolicySummary(
         index=index,
         responses=of_round("responses"),

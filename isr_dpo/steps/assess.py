@@ -53,19 +53,18 @@ def answer_sets(
 
 
 def evaluate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
-    """Grades the answers: evaluation/policy-pp/caption-<set>. A grader that stays away leaves a set pending, without a
-    manifest, unless evaluate.required; a later run completes it."""
-    uri = layout.evaluation(run_uri, index)
+    """Grades the answers: evaluation/policy-pp/<protocol>-<set>. A grader that stays away leaves a set pending, without
+    a manifest, unless evaluate.required; a later run completes it."""
     done: dict[str, Manifest] = {}
     graded, pending = 0, 0
     for name, answers in members(inputs["answers"]).items():
         graded_from = {"answers": answers, "dataset": inputs["dataset"]}
-        out = begin(recipe, "evaluation", "evaluate", graded_from, join(uri, f"caption-{name}"))
+        out = begin(recipe, "evaluation", "evaluate", graded_from, _graded(recipe, run_uri, index, name))
         if isinstance(out, Manifest):
-            done[f"caption-{name}"] = reused(out).manifest
+            done[name] = reused(out).manifest
         else:
             try:
-                done[f"caption-{name}"] = _grade_set(recipe, inputs["dataset"], answers, out, name, index)
+                done[name] = _grade_set(recipe, inputs["dataset"], answers, out, name, index, run_uri)
                 graded += 1
             except OutsideError as error:
                 if recipe.evaluate.required:
@@ -73,10 +72,11 @@ def evaluate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> S
                 log.warning("evaluation of policy %d on %s is pending: %s", index, name, error)
                 pending += 1
     metrics: dict[str, float] = {"pending_sets": pending}
-    for directory, made in done.items():
-        name = directory.removeprefix("caption-")
+    for name, made in done.items():
         metrics |= {f"{name}/{key}": value for key, value in metrics_of(made).items()}
-    return StepResult(bundle("evaluation", "evaluate", uri, done), metrics, reused=not graded and not pending)
+    named = {layout.graded_name(recipe.protocol(name), name): made for name, made in done.items()}
+    whole = bundle("evaluation", "evaluate", layout.evaluation(run_uri, index), named)
+    return StepResult(whole, metrics, reused=not graded and not pending)
 
 
 def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
@@ -88,7 +88,8 @@ def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> S
         return StepResult(inputs["policy"], {}, reused=False)
     policy, dataset = inputs["policy"], manifest.find(layout.dataset(run_uri))
     assert dataset is not None
-    dev = members(inputs["evaluation"]).get(f"caption-{recipe.evaluate.dev}")
+    dev_set = recipe.evaluate.dev
+    dev = members(inputs["evaluation"]).get(layout.graded_name(recipe.protocol(dev_set), dev_set))
     metrics = metrics_of(dev) if dev is not None else {}
     candidate = registry.Candidate(
         run_uri=run_uri,
@@ -96,7 +97,7 @@ def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> S
         uri=policy.uri,
         digest=policy.digest,
         dataset_digest=dataset.digest,
-        dev_digest=dataset.files[f"set-{recipe.evaluate.dev}.jsonl"].sha256,
+        dev_digest=dataset.files[f"set-{dev_set}.jsonl"].sha256,
         grader=_grader_name(dev),
         dev_accuracy=metrics.get("accuracy"),
         metrics=metrics,
@@ -126,17 +127,21 @@ def _answer_set(
     return closed(out, answer.metrics(made), rows=len(made), share=share).manifest
 
 
-def _grade_set(recipe: Recipe, dataset: Manifest, answers: Manifest, out: Output, name: str, index: int) -> Manifest:
-    from isr_dpo.evaluate import grades, open_grader
-    from isr_dpo.evaluate.caption import CaptionProtocol
+def _graded(recipe: Recipe, run_uri: str, index: int, name: str) -> str:
+    return layout.graded(run_uri, index, recipe.protocol(name), name)
 
-    protocol = CaptionProtocol()
+
+def _grade_set(
+    recipe: Recipe, dataset: Manifest, answers: Manifest, out: Output, name: str, index: int, run_uri: str
+) -> Manifest:
+    from isr_dpo.evaluate import grades, open_grader, open_protocol
+
     rows = _test_rows(dataset, name)
     grades.evaluate(
         rows_of(answers, Prediction),
         rows,
-        open_grader(recipe.evaluate, protocol),
-        protocol=protocol,
+        open_grader(recipe.evaluate, run_uri=run_uri),
+        protocol=open_protocol(recipe.protocol(name)),
         output=out,
         rows_per_part=recipe.engine.rows_per_part,
         progress=Progress(f"evaluate, policy {index}, {name}", len(rows), "answers"),

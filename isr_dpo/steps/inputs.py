@@ -54,7 +54,7 @@ def _assessed(name: str, recipe: Recipe, run_uri: str, index: int, dataset: dict
     if name == "report":
         return {"registered": policy}
     uri = layout.evaluation(run_uri, index)
-    graded = _members(uri, [f"caption-{name}" for name in recipe.data.sets])
+    graded = _members(uri, [layout.graded_name(recipe.protocol(name), name) for name in recipe.data.sets])
     return {"policy": policy, "evaluation": bundle("evaluation", "evaluate", uri, graded)}
 
 

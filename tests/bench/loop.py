@@ -25,7 +25,6 @@ from isr_dpo import config, layout, manifest
 from isr_dpo.config import Recipe
 from isr_dpo.evaluate.statistics import Interval, paired_difference
 from isr_dpo.records import Grade, read_files
-from isr_dpo.stores import join
 
 ARMS = {
     "self": (),
@@ -123,7 +122,7 @@ def run(folder: Path, *, arm: str, seed: int, rounds: int) -> None:
 
 
 def grades(uri: str, policy: int, name: str) -> list[Grade]:
-    made = manifest.find(join(layout.evaluation(uri, policy), f"caption-{name}"))
+    made = manifest.find(layout.graded(uri, policy, "caption", name))
     assert made is not None, f"{uri} has no evaluation of policy {policy} on {name}"
     return read_files(manifest.files(made), [n for n in made.files if n.startswith("part-")], Grade)
 

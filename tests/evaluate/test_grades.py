@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import pytest
 
 from isr_dpo.errors import DataError, OutsideError
-from isr_dpo.evaluate import Reply
+from isr_dpo.evaluate import Grader, Progress, Reply
 from isr_dpo.evaluate.caption import CaptionProtocol, format_reply
 from isr_dpo.evaluate.grades import evaluate, measure
-from isr_dpo.evaluate.protocol import Task
+from isr_dpo.evaluate.protocol import GradingProtocol, Task
 from isr_dpo.evaluate.rules import RuleBasedGrader
 from isr_dpo.records import Grade, Prediction, TestRow, read_rows
 
@@ -45,14 +45,15 @@ class Counting:
 
     name = "counting"
     model = None
-    prompt_digest = None
 
     def __init__(self, replies: dict[str, str] | None = None, away_at: int | None = None) -> None:
         self.asked: list[str] = []
         self.calls = 0
         self._replies, self._away_at = replies or {}, away_at
 
-    def grade(self, tasks: Sequence[Task]) -> list[Reply]:
+    def grade(
+        self, protocol: GradingProtocol[object], tasks: Sequence[Task], progress: Progress = lambda _: None
+    ) -> list[Reply]:
         if self.calls == self._away_at:
             raise OutsideError("away")
         self.calls += 1
@@ -76,12 +77,12 @@ def prediction(i: int, message: str = "", status: str = "success") -> Prediction
 
 
 def run(
-    predictions: list[Prediction], grader: object, shelf: Shelf, asked: list[TestRow] | None = None
+    predictions: list[Prediction], grader: Grader, shelf: Shelf, asked: list[TestRow] | None = None
 ) -> dict[str, float]:
     return evaluate(
         predictions,
         rows(len(predictions)) if asked is None else asked,
-        grader,  # type: ignore[arg-type]
+        grader,
         protocol=PROTOCOL,
         output=shelf,  # type: ignore[arg-type]
         rows_per_part=2,

@@ -12,7 +12,8 @@ CAPTION = "a large red ball moves left across a striped floor while a dog sits .
 
 
 def grade(prediction: str, truth: str = "the object is red .", question: str = "what color is the object ?") -> int:
-    (reply,) = RuleBasedGrader().grade([Task(CAPTION, question, truth, prediction)])
+    task = Task(caption=CAPTION, question=question, truth=truth, prediction=prediction)
+    (reply,) = RuleBasedGrader().grade(CaptionProtocol(), [task])
     mark = CaptionProtocol().read(reply.text)
     assert mark is not None
     return int(mark.score)
@@ -70,7 +71,8 @@ def test_number_words_and_endings_do_not_matter() -> None:
 
 
 def test_a_truth_without_content_is_unscored() -> None:
-    (reply,) = RuleBasedGrader().grade([Task(CAPTION, "who ?", "it is .", "red")])
+    task = Task(caption=CAPTION, question="who ?", truth="it is .", prediction="red")
+    (reply,) = RuleBasedGrader().grade(CaptionProtocol(), [task])
     assert reply.failure is not None
 
 
@@ -79,7 +81,7 @@ WORDS = "red blue left right ball not small dog 2 two no ."
 
 @given(st.lists(st.sampled_from(WORDS.split()), max_size=8))
 def test_the_score_passes_only_where_every_required_word_is_said_and_none_denied(words: list[str]) -> None:
-    comparison = compare(Task(CAPTION, "what color ?", "red .", " ".join(words)))
+    comparison = compare(Task(caption=CAPTION, question="what color ?", truth="red .", prediction=" ".join(words)))
     got = score(comparison)
     assert 1 <= got <= 5
     if got >= 3:

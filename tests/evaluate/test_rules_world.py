@@ -18,7 +18,9 @@ def test_it_tells_every_answer_from_every_other_and_lowers_false_extras(slot: st
 
         def grade(text: str, facts: dict[str, str] = facts, truth: str = truth) -> int:
             question = scene.QUESTIONS[slot]
-            return score(compare(Task(scene.caption(facts), question, scene.claim(slot, truth), text)))
+            claim = scene.claim(slot, truth)
+            task = Task(caption=scene.caption(facts), question=question, truth=claim, prediction=text)
+            return score(compare(task))
 
         assert grade(scene.claim(slot, truth)) == 5
         for other in set(scene.SLOTS[slot]) - {truth}:

@@ -244,9 +244,9 @@ def test_an_mlflow_or_a_store_that_is_away_is_found_before_anything_is_spent(
 
 
 class AwayGrader:
-    name, model, prompt_digest = "away", "gpt", "0"
+    name, model = "away", "gpt"
 
-    def grade(self, tasks: object) -> list[object]:
+    def grade(self, protocol: object, tasks: object, progress: object) -> list[object]:
         raise OutsideError("the grader is away")
 
 
@@ -256,7 +256,7 @@ def test_a_grader_that_stays_away_leaves_the_evaluation_pending_and_the_loop_run
     shutil.rmtree(layout.evaluation(copied, 3))
     asked = {"full_at": [1], "grader": "openai"}
     with monkeypatch.context() as patch:
-        patch.setattr("isr_dpo.evaluate.open_grader", lambda *_: AwayGrader())
+        patch.setattr("isr_dpo.evaluate.open_grader", lambda *_, **__: AwayGrader())
         recipe = recipe_for(model, world, tracking, evaluate=asked)
         result = again("evaluate", recipe, copied, 3)
         assert result.metrics == {"pending_sets": 1}
