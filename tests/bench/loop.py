@@ -23,7 +23,7 @@ from pathlib import Path
 
 from isr_dpo import config, layout, manifest
 from isr_dpo.config import Recipe
-from isr_dpo.evaluate.statistics import Interval, paired_difference
+from isr_dpo.evaluate.statistics import Difference, paired_difference
 from isr_dpo.records import Grade, read_files
 
 ARMS = {
@@ -193,8 +193,8 @@ def _course(folder: Path, arm: str, seeds: int, rounds: int) -> list[str]:
     return [f"{_accuracy(runs):.2f}" for runs in [first, *later]]
 
 
-def _shown(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+def _shown(difference: Difference) -> str:
+    return f"{difference.mean:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 if __name__ == "__main__":

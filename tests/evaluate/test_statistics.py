@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import itertools
 import math
+import time
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -69,14 +72,81 @@ def test_one_cluster_knows_nothing_about_the_spread() -> None:
     assert interval.within(0, 1)[:3] == (0.5, 0, 1)
 
 
+def by_id(values: Iterable[float]) -> dict[str, float]:
+    return {f"q{number}": value for number, value in enumerate(values)}
+
+
 def test_a_paired_difference_is_over_common_questions_and_signed_first_minus_second() -> None:
     a = {"q1": 1.0, "q2": 1.0, "q3": 0.0, "q4": 1.0, "only a": 1.0}
     b = {"q1": 0.0, "q2": 1.0, "q3": 0.0, "q4": 0.0, "only b": 0.0}
     videos = {"q1": "v1", "q2": "v1", "q3": "v2", "q4": "v3"}
-    expected = clustered_mean([1.0, 0.0, 0.0, 1.0], ["v1", "v1", "v2", "v3"])
-    assert paired_difference(a, b, videos) == expected
-    assert expected.mean == 0.5
+    difference = paired_difference(a, b, videos)
+    assert (difference.mean, difference.rows, difference.clusters) == (0.5, 4, 3)
     assert paired_difference(b, a, videos).mean == -0.5
+
+
+def test_three_videos_have_ten_samples_and_the_bootstrap_draws_each_as_often_as_it_should() -> None:
+    # Differences by video: v1 (1, 0), v2 (0), v3 (-1). All 27 ordered samples of three videos, pooled by question:
+    by_video = {"v1": (1.0, 0.0), "v2": (0.0,), "v3": (-1.0,)}
+    pooled = [[x for video in sample for x in by_video[video]] for sample in itertools.product(by_video, repeat=3)]
+    means = [sum(values) / len(values) for values in pooled]
+    below, above = (sum(m <= 0 for m in means) / 27, sum(m >= 0 for m in means) / 27)
+    values, videos = by_id([1.0, 0.0, 0.0, -1.0]), dict(zip(by_id(range(4)), ["v1", "v1", "v2", "v3"], strict=True))
+    difference = paired_difference(values, dict.fromkeys(values, 0.0), videos, draws=40_000)
+    assert difference.p_value == pytest.approx(min(1, 2 * min(below, above)), abs=0.02)
+    assert (difference.low, difference.high) == (min(means), max(means))  # each extreme has 1 of 27, above 2.5 %
+    assert difference.mean == 0
+
+
+def test_the_bootstrap_agrees_with_the_cluster_robust_interval_of_many_videos() -> None:
+    first, videos = clustered_answers(4, 300)
+    second, _ = clustered_answers(5, 300)
+    second = second[: len(first)] + [0.0] * (len(first) - len(second))
+    a, b = by_id(first), by_id(second)
+    clusters = dict(zip(a, videos, strict=True))
+    difference = paired_difference(a, b, clusters)
+    robust = clustered_mean([x - y for x, y in zip(first, second, strict=True)], videos)
+    assert difference.mean == pytest.approx(robust.mean)
+    assert difference.low == pytest.approx(robust.low, abs=0.006)
+    assert difference.high == pytest.approx(robust.high, abs=0.006)
+    # two-sided normal p-value of the same statistic, 1.96 standard errors being half the interval
+    z = abs(robust.mean) / ((robust.high - robust.low) / 2 / 1.968)
+    assert difference.p_value == pytest.approx(math.erfc(z / math.sqrt(2)), abs=0.02)
+
+
+def test_a_difference_covers_the_truth_and_finds_none_where_there_is_none() -> None:
+    hits, found = 0, 0
+    for seed in range(200):
+        draws = np.random.default_rng(seed)
+        videos = [f"v{number // 3}" for number in range(150)]
+        ease = np.repeat(draws.beta(2, 2, size=50), 3)  # both systems find the same videos easy
+        a, b = (by_id((draws.random(150) < ease).astype(float)) for _ in range(2))
+        difference = paired_difference(a, b, dict(zip(a, videos, strict=True)), draws=1000)
+        hits += difference.low <= 0 <= difference.high
+        found += difference.p_value < 0.05
+    assert 0.91 <= hits / 200 <= 0.99
+    assert found / 200 <= 0.09
+
+
+def test_a_difference_is_the_same_for_the_same_seed_in_any_order_and_fast() -> None:
+    draws = np.random.default_rng(0)
+    a, b = by_id(draws.random(5000)), by_id(draws.random(5000))
+    clusters = {i: f"v{number % 2000}" for number, i in enumerate(a)}
+    started = time.perf_counter()
+    difference = paired_difference(a, b, clusters)
+    assert time.perf_counter() - started < 5
+    assert paired_difference(dict(reversed(a.items())), b, dict(reversed(clusters.items()))) == difference
+    assert paired_difference(a, b, clusters, seed=1).low != difference.low
+
+
+def test_equal_answers_differ_by_nothing() -> None:
+    a = by_id([1.0, 0.0, 1.0])
+    assert paired_difference(a, a, {i: i for i in a})[:4] == (0.0, 0.0, 0.0, 1.0)
+
+
+def test_a_difference_on_one_video_says_nothing() -> None:
+    a, b = by_id([1.0, 1.0]), by_id([0.0, 0.0])
+    assert paired_difference(a, b, dict.fromkeys(a, "v"))[:4] == (1.0, -math.inf, math.inf, 1.0)
 
 
 def test_pairing_is_narrower_than_two_separate_means() -> None:
