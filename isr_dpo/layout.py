@@ -88,3 +88,13 @@ def time(run_uri: str, step: str, index: int, *, share: int = 0) -> str:
     """A step's record, or that of one pod's share of it."""
     of_share = f"-share-{share}" if share else ""
     return join(times(run_uri), f"{step}-{index:02d}{of_share}.json")
+
+
+def choices(run_uri: str, index: int, annotator: str) -> str:
+    """What a person, or an oracle, chose between the answers of a round."""
+    return join(run_uri, "analysis", f"{choices_prefix(index)}{annotator.replace(':', '-')}.jsonl")
+
+
+def choices_prefix(index: int) -> str:
+    """How the names of a round's choice files begin."""
+    return f"choices-round-{index:02d}-"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from isr_dpo import config, layout
+from isr_dpo import config, layout, times
 from isr_dpo.config import Recipe
 from isr_dpo.errors import IsrDpoError, OutsideError, RecipeError
 from isr_dpo.manifest import Manifest
@@ -134,7 +135,7 @@ def run_step(
     log.info("%s", title(name, index))
     started = time.time()
     try:
-        result = STEPS[name](recipe, inputs, run_uri, index)
+        result = _timed(lambda: STEPS[name](recipe, inputs, run_uri, index), run_uri, name, index)
         _track(name, recipe, result, run_uri, index, run_id=run_id, started=started)
     except BaseException as error:
         _record_failure(error, name, recipe, index, run_uri, run_id)
@@ -159,7 +160,8 @@ def run_share(
     log.info("%s", where)
     started = time.time()
     try:
-        result = SHARED[name](recipe, inputs, run_uri, index, share=share)
+        work = functools.partial(SHARED[name], recipe, inputs, run_uri, index, share=share)
+        result = _timed(work, run_uri, name, index, share=share.number)
     except BaseException as error:
         _record_failure(error, name, recipe, index, run_uri, run_id)
         raise
@@ -232,6 +234,23 @@ def _refuse_repeat(run_uri: str, name: str, index: int, run_id: str) -> None:
         raise error
     if this_step or failed["run_id"] != run_id:
         open_store(uri).delete(uri)
+
+
+def _timed(work: Callable[[], StepResult], run_uri: str, name: str, index: int, *, share: int = 0) -> StepResult:
+    """The result of `work`, its time recorded in <run>/times unless it found everything done."""
+    started = time.time()
+    try:
+        result = work()
+    except BaseException as error:
+        ended = type(error).__name__
+        with contextlib.suppress(IsrDpoError, OSError):  # what went wrong matters more than how long it took
+            spent = time.time() - started
+            times.record(run_uri, name, index, started=started, seconds=spent, ended=ended, share=share)
+        raise
+    if not result.reused:
+        spent, metrics = time.time() - started, {} if share else result.metrics
+        times.record(run_uri, name, index, started=started, seconds=spent, metrics=metrics, share=share)
+    return result
 
 
 def _record_failure(error: BaseException, name: str, recipe: Recipe, index: int, run_uri: str, run_id: str) -> None:
