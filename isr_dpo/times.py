@@ -105,7 +105,7 @@ def read(run_uri: str) -> list[StepTime]:
     folder = layout.times(run_uri)
     names = sorted(name for name in open_store(run_uri).list(folder) if name.endswith(".json"))
     found = [_parsed(read_bytes(join(folder, name)), join(folder, name)) for name in names]
-    return sorted(found, key=lambda time: time.attempts[0].started)
+    return sorted(found, key=lambda time: (time.attempts[0].started, time.share))
 
 
 def _parsed(content: bytes, where: str) -> StepTime:
