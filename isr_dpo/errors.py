@@ -9,7 +9,9 @@
     ├── GuardTripped              6   look at the trend; the loop is dying
     ├── ModelError                7   another model, or smaller settings
     ├── OutsideError              8   run again: a store, MLflow or a grader was away (retry = True)
-    │   └── WorkerDied            8   the same: a process of the step was killed
+    │   ├── WorkerDied            8   the same: a process of the step was killed
+    │   ├── KeyRefused            8   a key that the endpoint takes (retry = False)
+    │   └── BudgetSpent           8   a higher ceiling, or more credit; what was bought is kept (retry = False)
     └── StoreError                9   mend the store: space, permissions, bucket or credentials
 
 `retry` says whether the same call can succeed later without a change by the user.
@@ -76,6 +78,18 @@ class OutsideError(IsrDpoError):
 
 class WorkerDied(OutsideError):
     """A process that worked for this one ended without a word: killed, often because memory ran out."""
+
+
+class KeyRefused(OutsideError):
+    """An endpoint refuses the key."""
+
+    retry = False
+
+
+class BudgetSpent(OutsideError):
+    """A ceiling of the recipe is reached, or the endpoint's account has no credit left."""
+
+    retry = False
 
 
 class StoreError(IsrDpoError):
