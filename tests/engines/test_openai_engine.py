@@ -12,7 +12,7 @@ import pytest
 from isr_dpo import config
 from isr_dpo.engines import Choice, Choose, Sample, Text, open_engine
 from isr_dpo.engines.openai import OpenAIEngine
-from isr_dpo.errors import OutsideError, RecipeError
+from isr_dpo.errors import KeyRefused, OutsideError, RecipeError
 from tests.servers.model_server import KEY, Answer, Asked, model_server
 from tests.tiny import clip
 
@@ -167,7 +167,7 @@ def test_a_server_that_stays_away_or_refuses_all_ends_the_step_by_name(monkeypat
         engine(server.url).sample(samples(2))
     wrong = secrets.token_hex(16)
     monkeypatch.setenv("OPENAI_API_KEY", wrong)
-    with model_server(always(Answer())) as server, pytest.raises(RecipeError, match="refuses the key") as caught:
+    with model_server(always(Answer())) as server, pytest.raises(KeyRefused, match="refuses the key") as caught:
         engine(server.url).sample(samples(2))
     assert wrong not in str(caught.value)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from isr_dpo.config import Evaluate
-from isr_dpo.errors import OutsideError, RecipeError
+from isr_dpo.errors import KeyRefused, OutsideError, RecipeError
 from isr_dpo.evaluate import Reply, open_grader
 from isr_dpo.evaluate.caption import CaptionProtocol
 from isr_dpo.evaluate.openai import OpenAIGrader
@@ -97,7 +97,7 @@ def test_an_invalid_key_stops_at_once_and_is_not_shown(monkeypatch: pytest.Monke
     wrong = secrets.token_hex(16)
     monkeypatch.setenv("OPENAI_API_KEY", wrong)
     began = time.monotonic()
-    with grader_server(scripted(GOOD)) as server, pytest.raises(RecipeError, match="refuses the key") as caught:
+    with grader_server(scripted(GOOD)) as server, pytest.raises(KeyRefused, match="refuses the key") as caught:
         grader(server.url, concurrency=1).grade(PROTOCOL, tasks(50))
     assert time.monotonic() - began < 5
     assert wrong not in str(caught.value)
