@@ -60,6 +60,24 @@ def analysis(run_uri: str, name: str) -> str:
     return join(run_uri, "analysis", f"{name}.json")
 
 
+def account(run_uri: str) -> str:
+    """Holds what the run has spent on its grader."""
+    return join(run_uri, "account")
+
+
+def batches(run_uri: str) -> str:
+    """Holds the grader's batches that are under way, and those that were."""
+    return join(run_uri, "batches")
+
+
+def ledger(run_uri: str) -> str:
+    """Beside the run: the runs of a folder share one."""
+    folder, slash, _ = run_uri.rstrip("/").rpartition("/")
+    if folder.endswith(":/"):  # a bucket of its own
+        return join(run_uri, "ledger")
+    return join(folder, "ledger") if slash else "ledger"
+
+
 def report(run_uri: str) -> str:
     return join(run_uri, "report", "index.html")
 

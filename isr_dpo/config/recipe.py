@@ -228,6 +228,48 @@ class Evaluate(Section):
     """True: a grader that stays away fails the run; False: the evaluation is left pending and training goes on."""
     concurrency: Positive = 8
     timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
+    structured: Literal["auto", "on", "off"] = "auto"
+    """Ask for replies by JSON schema (`response_format`); `auto`: as long as the server does not refuse that."""
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
+    """[C]; none: not sent, for models that refuse it."""
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = 0
+    """None: not sent."""
+    reply_limit: Literal["max_tokens", "max_completion_tokens", "none"] = "max_tokens"
+    """The parameter that bounds a reply's tokens: models that think before they answer take `max_completion_tokens`
+    alone. `none`: not sent."""
+    reply_tokens: Positive | None = None
+    """That bound; none: the protocol's own. What a model thinks counts, too."""
+    reasoning_effort: str | None = None
+    """Of models that think before they answer; none: not sent."""
+    ledger: str | None = None
+    """Where bought grades are kept, so that none is bought twice; none: `ledger` beside the run, shared by all runs of
+    a folder."""
+    max_requests: Annotated[int, Field(ge=0)] | None = None
+    """Requests that this run may send to the grader, over all its restarts; a repeated attempt counts."""
+    max_cost_usd: Annotated[float, Field(ge=0)] | None = None
+    """What this run may spend on the grader, over all its restarts; needs the prices."""
+    price_prompt_usd: Annotated[float, Field(ge=0)] | None = None
+    """For a million prompt tokens."""
+    price_completion_usd: Annotated[float, Field(ge=0)] | None = None
+    """For a million completion tokens."""
+    batch: bool = False
+    """Buy through OpenAI's Batch API: cheaper, within a day."""
+    batch_discount: Fraction = 0.5
+    """What `batch` takes off the prices."""
+    batch_hours: Annotated[float, Field(ge=0)] = 24.0
+    """How long evaluate waits for a batch; after that the evaluation is pending while the batch goes on. 0: it is only
+    ordered."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        if self.max_cost_usd is None:
+            return self
+        for key in ("price_prompt_usd", "price_completion_usd"):
+            if getattr(self, key) is None:
+                raise ValueError(f"max_cost_usd is {self.max_cost_usd:g}, but no {key} says what a grade costs")
+        if self.reply_limit == "none":
+            raise ValueError(f"max_cost_usd is {self.max_cost_usd:g}, but with reply_limit: none a reply has no bound")
+        return self
 
 
 class Guards(Section):

@@ -22,7 +22,10 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         *(f"train.{key}" for key in ("lora_rank", "lora_alpha", "max_bad_fraction", "accumulate_dtype")),
     ),
     "answer": ("answer", "model.dtype", *_ENGINE),
-    "evaluate": ("evaluate.grader", "evaluate.model", "evaluate.base_url"),
+    "evaluate": (
+        *(f"evaluate.{key}" for key in ("grader", "model", "base_url", "structured", "temperature", "seed")),
+        *(f"evaluate.{key}" for key in ("reply_limit", "reply_tokens", "reasoning_effort")),
+    ),
 }
 """The recipe keys that each step's output depends on. A change of another key leaves finished work standing."""
 
