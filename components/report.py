@@ -9,11 +9,11 @@ def report(
     run_uri: str,
     run_id: str,
     index: int,
-    registered: Input[Dataset],
+    assessed: Input[Dataset],
     page: Output[HTML],
     metrics: Output[Metrics],
 ) -> None:
-    """The page on the run so far; index is the latest policy's."""
+    """The page on the run so far; index is the latest policy's, assessed what came of it last."""
     from isr_dpo import steps
 
-    steps.execute("report", recipe, run_uri, run_id, index, {"registered": registered}, page, metrics)
+    steps.execute("report", recipe, run_uri, run_id, index, {"assessed": assessed}, page, metrics)

@@ -9,10 +9,8 @@ from typing import Any
 
 from isr_dpo import config, layout, manifest, prompts
 from isr_dpo.config import Recipe
-from isr_dpo.digests import code_version, hash_file
-from isr_dpo.errors import IsrDpoError, ModelError, RecipeError, StaleOutput
-from isr_dpo.manifest import File, Manifest, Origin, content_digest
-from isr_dpo.models.folder import check as check_folder
+from isr_dpo.errors import IsrDpoError, RecipeError, StaleOutput
+from isr_dpo.start import check_start
 from isr_dpo.stores import Missing, join, open_store, read_bytes, write_bytes
 
 
@@ -24,7 +22,7 @@ def check(recipe: Recipe, run_uri: str) -> None:
     """
     checks: tuple[Callable[[], object], ...] = (
         lambda: prompts.load(recipe.prompts),
-        lambda: _check_model(recipe),
+        lambda: check_start(recipe),
         lambda: _check_sources(recipe),
         lambda: _check_store(run_uri),
         lambda: _check_keys(recipe),
@@ -38,30 +36,6 @@ def check(recipe: Recipe, run_uri: str) -> None:
             findings.append(str(error))
     if findings:
         raise RecipeError("preflight:\n" + "\n".join(f"  - {finding}" for finding in findings))
-
-
-def start_manifest(recipe: Recipe) -> Manifest:
-    """The manifest of policy-00: the starting model where it lies. A finished policy of another run brings its own."""
-    uri = recipe.model.start
-    if not uri.startswith(manifest.BUILTIN) and (standing := manifest.find(uri)) is not None:
-        return standing
-    folder = manifest.local_folder(uri)
-    if folder is None:
-        raise ModelError(f"model.start: {uri} has no {manifest.MANIFEST}; a remote start is a policy of a finished run")
-    files = {
-        path.relative_to(folder).as_posix(): File(path.stat().st_size, hash_file(path))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
-    return Manifest(
-        **vars(Origin("policy", "preflight", {}, "", "")),
-        uri=uri,
-        code_version=code_version(),
-        deterministic=True,
-        rows=0,
-        files=files,
-        digest=content_digest("policy", files),
-    )
 
 
 def claim(recipe: Recipe, run_uri: str) -> None:
@@ -120,23 +94,13 @@ def _finished_steps(run_uri: str) -> list[str]:
     return sorted(found)
 
 
-def _check_model(recipe: Recipe) -> None:
-    uri = recipe.model.start
-    folder = manifest.local_folder(uri)
-    if folder is None:
-        return  # a remote start is verified against its manifest
-    try:
-        check_folder(folder)
-    except ModelError as error:
-        raise ModelError(f"model.start: {error}; accepted: a folder, s3://, builtin:world") from error
-
-
 def _check_sources(recipe: Recipe) -> None:
     missing = []
-    for key, uri in {
-        "data.train": recipe.data.train,
-        **{f"data.sets.{n}": u for n, u in recipe.data.sets.items()},
-    }.items():
+    data = recipe.data_read
+    sources = {"data.train": data.train} if data.train is not None else {}
+    sources |= {f"data.sets.{name}": uri for name, uri in data.sets.items()}
+    sources |= {f"answer.predictions.{name}": uri for name, uri in recipe.answer.predictions.items()}
+    for key, uri in sources.items():
         folder, _, name = uri.rpartition("/")
         if not open_store(uri).list(folder or ".").get(name):
             missing.append(f"{key}: {uri} is not there, or empty")
@@ -168,7 +132,8 @@ def _check_tracking(recipe: Recipe, run_uri: str) -> None:
     from isr_dpo import registry, tracking
 
     known = tracking.finished_steps(recipe, run_uri=run_uri)
-    registry.check_source(recipe, run_uri)
+    if not recipe.is_benchmark:
+        registry.check_source(recipe, run_uri)
     marks = open_store(run_uri).list(layout.tracked_marks(run_uri))
     for mark in marks:
         step, _, index = mark.rpartition("-")

@@ -83,8 +83,9 @@ def register(recipe: Recipe, candidate: Candidate, *, tracking_run_id: str | Non
         OutsideError: MLflow is away.
         RecipeError: MLflow refuses such a source (`check_source`).
     """
-    check_source(recipe, candidate.run_uri)
     name, uri = recipe.model.registered_name, tracking_uri(recipe)
+    assert name is not None  # of a benchmark no step gets here
+    check_source(recipe, candidate.run_uri)
     client = open_client(uri)
     tags = _candidate_tags(recipe, candidate)
     with translated(uri):

@@ -11,18 +11,17 @@ With `engine.fused` the three steps of a round are one, which answers the dev se
 
 With `engine.pods` above 1 each of the policy's steps follows a loop over as many tasks of it, which do a share of its
 parts each. No exit task anywhere: on a real backend one is silently skipped when it is needed most.
+
+A recipe that trains nothing, `iterations: 0`, is the benchmark of evaluate.py instead.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from kfp import dsl
-from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.pipeline_channel import PipelineChannel
 from kfp.dsl.pipeline_task import PipelineTask
 
-from components.answer import answer
-from components.evaluate import evaluate
 from components.generate import generate
 from components.judge import judge
 from components.prefer import prefer
@@ -33,7 +32,8 @@ from components.report import report
 from components.retrospect import retrospect
 from components.train import train
 from isr_dpo.config import Recipe
-from isr_dpo.titles import title
+from pipelines.evaluate import benchmark, graded
+from pipelines.tasks import Tasks
 
 
 def build(
@@ -46,7 +46,8 @@ def build(
     run that is given another recipe than the compiled one. `in_order` lets a round wait for the report on the policy it
     starts from: where tasks run one at a time, and their order is otherwise left to chance.
     """
-    description = f"{plan.iterations} policies from {plan.model.start}, context {plan.retrospect.context}"
+    loop = f"{plan.iterations} policies from {plan.model.start}, context {plan.retrospect.context}"
+    description = f"{plan.name} on {', '.join(plan.sets_at(0))}" if plan.is_benchmark else loop
 
     @dsl.pipeline(name=f"isr-dpo-{plan.name}", description=description)
     def isr_dpo(
@@ -55,35 +56,12 @@ def build(
         recipe_digest: str = plan.digest(),
     ) -> None:
         tasks = Tasks(plan.engine.pods, recipe=recipe, run_uri=run_uri, run_id=run_id)
-        unroll(plan, tasks, recipe_digest, in_order=in_order)
+        if plan.is_benchmark:
+            benchmark(plan, tasks, recipe_digest)
+        else:
+            unroll(plan, tasks, recipe_digest, in_order=in_order)
 
     return isr_dpo
-
-
-class Tasks:
-    """Makes tasks that share the run's parameters. Caching is off: manifests are the only cache."""
-
-    def __init__(self, pods: int, **shared: str | PipelineChannel) -> None:
-        self._pods, self._shared = pods, shared
-        self.barrier: PipelineTask | None = None
-        """All tasks added from now on wait for this one."""
-
-    def add(self, component: BaseComponent, **inputs: Any) -> PipelineTask:
-        """A task of `component`."""
-        task = component(**self._shared, **inputs).set_caching_options(False)
-        task.set_display_name(title(component.name, inputs.get("index", 0)))
-        return task if self.barrier is None else task.after(self.barrier)
-
-    def fan_out(self, component: BaseComponent, *, after: PipelineTask | None = None, **inputs: Any) -> PipelineTask:
-        """A task of `component`, whose parts are done before it by as many tasks as there are pods, side by side: it
-        does what these may have left, and completes the output. With one pod it is alone."""
-        waits = [] if after is None else [after]
-        if self._pods > 1:
-            name = title(component.name, inputs["index"])
-            with dsl.ParallelFor(list(range(1, self._pods + 1)), name=f"{name} · shares") as number:
-                share = self.add(component, share=number, **inputs).after(*waits).set_display_name(f"{name} · share")
-            waits = [share]
-        return self.add(component, **inputs).after(*waits)
 
 
 class Round(NamedTuple):
@@ -153,10 +131,8 @@ def assess(
 ) -> PipelineTask:
     """Evaluates and registers a policy. `after` is the previous policy's report: registry aliases and the page move in
     the policies' order. `answered` is the task that answers some of the policy's sets before."""
-    asked = {"index": index, "policy": policy, "dataset": dataset}
-    given = {"answers": tasks.fan_out(answer, after=answered, **asked).outputs["answers"], "dataset": dataset}
-    evaluation = tasks.add(evaluate, index=index, **given).outputs["evaluation"]
+    evaluation = graded(tasks, index, policy, dataset, answered=answered)
     registered = tasks.add(register, index=index, policy=policy, evaluation=evaluation)
     if after is not None:
         registered.after(after)
-    return tasks.add(report, index=index, registered=registered.outputs["registered"])
+    return tasks.add(report, index=index, assessed=registered.outputs["registered"])

@@ -43,13 +43,14 @@ def is_complete(run_uri: str, recipe: Recipe) -> bool:
 
 def expected(run_uri: str, recipe: Recipe) -> Iterator[str]:
     """The directories of all outputs that `recipe` makes."""
-    yield layout.frames(run_uri)
+    if not recipe.answer.predictions:
+        yield layout.frames(run_uri)
     yield layout.dataset(run_uri)
     yield layout.policy(run_uri, 0)
-    for policy in range(1, recipe.iterations + 1):
-        yield layout.policy(run_uri, policy)
-        sets = recipe.data.sets if policy in recipe.evaluate.full_at else [recipe.evaluate.dev]
-        for name in sets:
+    for policy in recipe.policies:
+        if policy > 0:
+            yield layout.policy(run_uri, policy)
+        for name in recipe.sets_at(policy):
             yield join(layout.answers(run_uri, policy), name)
             yield layout.graded(run_uri, policy, recipe.protocol(name), name)
     design = recipe.retrospect.context

@@ -44,11 +44,11 @@ def test_an_impossible_value_is_named_with_what_is_accepted() -> None:
     assert "retrospect.context = 'maybe'" in refused(SMALL + "retrospect: {context: maybe}\n")
     assert "'retrospective'" in refused(SMALL + "retrospect: {context: maybe}\n")
     assert "generate.temperature = -1" in refused(SMALL + "generate: {temperature: -1}\n")
-    assert "iterations = 0" in refused(SMALL + "iterations: 0\n")
+    assert "iterations = -1" in refused(SMALL + "iterations: -1\n")
 
 
 def test_all_findings_are_reported_at_once() -> None:
-    message = refused(SMALL + "iterations: 0\njudge: {tie_margin: 2}\n")
+    message = refused(SMALL + "iterations: -1\njudge: {tie_margin: 2}\n")
     assert "iterations" in message
     assert "judge.tie_margin" in message
 
@@ -63,6 +63,64 @@ def test_rounds_are_fused_where_vllm_runs_them_unless_the_recipe_says_otherwise(
 
 def test_keys_that_must_agree() -> None:
     assert "evaluate.dev names 'val'" in refused(SMALL + "evaluate: {dev: val}\n")
+
+
+BENCHMARK = """
+name: bench
+iterations: 0
+data: {sets: {msvd: msvd.qa.jsonl, tgif: tgif.qa.official.jsonl}}
+"""
+
+
+def test_a_benchmark_needs_sets_and_somebody_who_answers_and_nothing_else() -> None:
+    for system in (
+        "model: {start: a-folder}",
+        "engine: {kind: openai, model: m}",
+        "answer: {predictions: {msvd: m.jsonl, tgif: t.jsonl}}",
+    ):
+        recipe = config.parse(BENCHMARK + system)
+        assert recipe.is_benchmark
+        assert list(recipe.policies) == [0]
+        assert recipe.sets_at(0) == ["msvd", "tgif"]
+        assert recipe.leading_set == "msvd"
+    assert "nobody answers: a benchmark" in refused(BENCHMARK)
+    assert "data.sets is empty" in refused("name: b\niterations: 0\ndata: {}\nmodel: {start: a}\n")
+
+
+def test_prediction_files_are_given_for_each_set_and_instead_of_a_model() -> None:
+    lacking = "answer: {predictions: {msvd: m.jsonl}}"
+    assert "answer.predictions has ['msvd'], data.sets has ['msvd', 'tgif']" in refused(BENCHMARK + lacking)
+    both = "answer: {predictions: {msvd: m, tgif: t}}\nmodel: {start: a-folder}"
+    assert "model.start (a-folder) and answer.predictions both say who answers" in refused(BENCHMARK + both)
+    trained = SMALL + "answer: {predictions: {dev: d.jsonl}}\n"
+    assert "evaluate them with iterations: 0, not 9" in refused(trained)
+
+
+def test_rounds_need_what_a_benchmark_does_without() -> None:
+    for key, text in {
+        "data.train": SMALL.replace("train: t.jsonl, ", ""),
+        "model.start": SMALL.replace('start: "builtin:world", ', ""),
+        "model.registered_name": SMALL.replace(", registered_name: small", ""),
+    }.items():
+        assert refused(text) == f"r.yaml: {key} is missing; only a benchmark (iterations: 0) needs none"
+    assert "iterations: 0, not 9" in refused(SMALL + "engine: {kind: openai, model: m}\n")
+
+
+def test_dev_is_evaluated_at_every_policy_and_all_sets_where_the_recipe_says() -> None:
+    two = SMALL.replace("{dev: d.jsonl}", "{dev: d.jsonl, test: t.jsonl}")
+    recipe = config.parse(two)
+    assert list(recipe.policies) == list(range(1, 10))
+    assert [policy for policy in recipe.policies if recipe.sets_at(policy) == ["dev", "test"]] == [1, 5, 9]
+    assert recipe.sets_at(2) == ["dev"]
+    assert sorted(recipe.data_read.sets) == ["dev", "test"]
+    assert config.parse(two, changes=["iterations=3", "evaluate.full_at=[9]"]).data_read == recipe.data
+
+
+def test_what_no_policy_is_asked_is_not_read() -> None:
+    two = SMALL.replace("{dev: d.jsonl}", "{dev: d.jsonl, test: t.jsonl}")
+    assert sorted(config.parse(two + "evaluate: {full_at: []}\n").data_read.sets) == ["dev"]
+    benchmark = config.parse(two + "iterations: 0\n")
+    assert (benchmark.data_read.train, sorted(benchmark.data_read.sets)) == (None, ["dev", "test"])
 
 
 def test_changes_set_dotted_keys_and_are_checked_like_the_recipe() -> None:

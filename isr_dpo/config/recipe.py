@@ -29,10 +29,11 @@ class Section(BaseModel):
 class Model(Section):
     """The starting model and how it is held."""
 
-    start: str
-    """The SFT model, policy-00: a folder, an s3:// URI or `builtin:world` (the demo world's own)."""
-    registered_name: Name
-    """Name of the registered model in MLflow."""
+    start: str | None = None
+    """The SFT model, policy-00: a folder, an s3:// URI or `builtin:world` (the demo world's own). A benchmark of a
+    served model or of prediction files needs none; a served model's frames are then not resized for any model."""
+    registered_name: Name | None = None
+    """Name of the registered model in MLflow; a benchmark registers nothing."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cpu_threads: Positive | None = None
@@ -43,10 +44,14 @@ class Model(Section):
 class Data(Section):
     """Videos, training rows, evaluation sets. Paths are relative to the working directory, or s3:// URIs."""
 
-    train: str
-    """JSONL in LLaVA-Hound's flat schema: id, video, prompt; chosen and rejected where a row is a seed preference."""
+    train: str | None = None
+    """JSONL in LLaVA-Hound's flat schema: id, video, prompt; chosen and rejected where a row is a seed preference. A
+    benchmark reads none."""
     sets: Mapping[Name, str] = Field(default_factory=dict)
     """Evaluation sets by name: `<name>.qa.jsonl` files with captions, `<name>.qa.official.jsonl` without."""
+    videos: str | None = None
+    """Where the videos of all these files lie, by path or by clip id, as `isr-dpo data fetch` leaves them; none: each
+    beside the JSONL file that names it. A video is a file, a folder of frames, or a tar of these."""
     frames: Annotated[int, Field(ge=1)] = 8
     """Frames a clip, uniform over the clip, both ends included [C]."""
     max_unreadable_fraction: Fraction = 0.01
@@ -204,6 +209,9 @@ class Answer(Section):
     """Greedy answers for evaluation."""
 
     max_new_tokens: Positive = 1024  # [C]
+    predictions: Mapping[Name, str] = Field(default_factory=dict)
+    """In a benchmark: each set's prediction file in the published format, by a system that is not run here. No model is
+    loaded and no video decoded then."""
 
 
 class Evaluate(Section):
@@ -221,9 +229,10 @@ class Evaluate(Section):
     """How replies become `accuracy` and `score`: `strict` leaves one that is not in the asked form unscored, `compat`
     reads as the public scripts do [C]. The figures of both stand in every evaluation."""
     dev: Name = "dev"
-    """The set that selects the best policy; graded for every policy."""
+    """The set that selects the best policy; graded for every policy. A benchmark grades all sets and selects none."""
     full_at: tuple[Positive, ...] = (1, 5, 9)
-    """Policies whose answers to all sets are graded, as in the paper's tables [P]."""
+    """Policies whose answers to all sets are graded, as in the paper's tables [P]; without any, the sets beside dev
+    are not even decoded."""
     required: bool = False
     """True: a grader that stays away fails the run; False: the evaluation is left pending and training goes on."""
     concurrency: Positive = 8
@@ -295,11 +304,12 @@ class Recipe(Section):
 
     name: Name
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    iterations: Annotated[int, Field(ge=1, le=99)] = 9
-    """Policies trained [P]: policy-01 by seed DPO, the rest by self-retrospective rounds."""
+    iterations: Annotated[int, Field(ge=0, le=99)] = 9
+    """Policies trained [P]: policy-01 by seed DPO, the rest by self-retrospective rounds. 0: a benchmark, which trains
+    nothing and evaluates model.start on all sets as policy-00."""
     prompts: str = "lmm"
     """A packaged prompt set, or a folder path."""
-    model: Model
+    model: Model = Model()
     data: Data
     engine: Engine = Engine()
     generate: Generate = Generate()
@@ -313,17 +323,78 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
-        if self.evaluate.dev not in self.data.sets:
-            raise ValueError(f"evaluate.dev names {self.evaluate.dev!r}, data.sets has {sorted(self.data.sets)}")
+        sets = sorted(self.data.sets)
         unknown = sorted(self.evaluate.protocols.keys() - self.data.sets.keys())
         if unknown:
-            raise ValueError(f"evaluate.protocols names {unknown}, data.sets has {sorted(self.data.sets)}")
-        if self.engine.kind == "openai" and self.iterations > 1:
+            raise ValueError(f"evaluate.protocols names {unknown}, data.sets has {sets}")
+        if self.is_benchmark:
+            self._check_benchmark()
+            return self
+        if self.evaluate.dev not in self.data.sets:
+            raise ValueError(f"evaluate.dev names {self.evaluate.dev!r}, data.sets has {sets}")
+        needed = {
+            "data.train": self.data.train,
+            "model.start": self.model.start,
+            "model.registered_name": self.model.registered_name,
+        }
+        for key, value in needed.items():
+            if value is None:
+                raise ValueError(f"{key} is missing; only a benchmark (iterations: 0) needs none")
+        if self.engine.kind == "openai":
             raise ValueError(
                 "engine.kind 'openai' asks a model that is served elsewhere, which training here does not change: a "
-                f"baseline, to be answered for and evaluated with iterations: 1, not {self.iterations}"
+                f"baseline, to be answered for and evaluated with iterations: 0, not {self.iterations}"
+            )
+        if self.answer.predictions:
+            raise ValueError(
+                "answer.predictions are answers of a system that is not run here, so nothing can be trained: evaluate "
+                f"them with iterations: 0, not {self.iterations}"
             )
         return self
+
+    def _check_benchmark(self) -> None:
+        sets, given = sorted(self.data.sets), sorted(self.answer.predictions)
+        if not sets:
+            raise ValueError("data.sets is empty: a benchmark (iterations: 0) needs a set to evaluate")
+        if given and given != sets:
+            raise ValueError(f"answer.predictions has {given}, data.sets has {sets}: a file for each set, and no other")
+        if given and self.model.start is not None:
+            raise ValueError(
+                f"model.start ({self.model.start}) and answer.predictions both say who answers: leave one of them out"
+            )
+        if not given and self.model.start is None and self.engine.kind != "openai":
+            raise ValueError(
+                "nobody answers: a benchmark (iterations: 0) needs model.start, a served model (engine.kind: openai) "
+                "or answer.predictions"
+            )
+
+    @property
+    def is_benchmark(self) -> bool:
+        """Trains nothing: policy-00 is answered for and evaluated."""
+        return self.iterations == 0
+
+    @property
+    def policies(self) -> range:
+        """The indices of the policies that are evaluated and shown: 1 to the last; of a benchmark 0 alone."""
+        return range(0 if self.is_benchmark else 1, self.iterations + 1)
+
+    def sets_at(self, policy: int) -> list[str]:
+        """The sets that a policy is answered for and evaluated on, sorted."""
+        everything = self.is_benchmark or policy in self.evaluate.full_at
+        return sorted(self.data.sets) if everything else [self.evaluate.dev]
+
+    @property
+    def leading_set(self) -> str:
+        """The set whose figures stand first: dev, or the first of a benchmark without one."""
+        return self.evaluate.dev if self.evaluate.dev in self.data.sets else next(iter(self.data.sets))
+
+    @property
+    def data_read(self) -> Data:
+        """The data without what this run never looks at. More iterations do not change it, so a run can be extended."""
+        if self.is_benchmark:
+            return self.data.model_copy(update={"train": None})
+        used = self.data.sets if self.evaluate.full_at else {self.evaluate.dev: self.data.sets[self.evaluate.dev]}
+        return self.data.model_copy(update={"sets": used})
 
     def protocol(self, set_name: str) -> ProtocolName:
         """How answers to a set are graded."""

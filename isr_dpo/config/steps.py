@@ -21,7 +21,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         *(f"train.{key}" for key in ("warmup_fraction", "max_grad_norm", "reference", "projector")),
         *(f"train.{key}" for key in ("lora_rank", "lora_alpha", "max_bad_fraction", "accumulate_dtype")),
     ),
-    "answer": ("answer", "model.dtype", *_ENGINE),
+    "answer": ("answer.max_new_tokens", "model.dtype", *_ENGINE),
     "evaluate": (
         *(f"evaluate.{key}" for key in ("grader", "model", "base_url", "structured", "temperature", "seed")),
         *(f"evaluate.{key}" for key in ("reply_limit", "reply_tokens", "reasoning_effort")),

@@ -135,8 +135,8 @@ def gather(run_uri: str, recipe: Recipe, *, made: str, failure: Failure | None =
 
 
 def _empty(recipe: Recipe) -> Summary:
-    policies = tuple(PolicySummary(index) for index in range(1, recipe.iterations + 1))
-    return Summary(name=recipe.name, dev=recipe.evaluate.dev, dataset={}, policies=policies)
+    policies = tuple(PolicySummary(index) for index in recipe.policies)
+    return Summary(name=recipe.name, dev=recipe.leading_set, dataset={}, policies=policies)
 
 
 def _failed(run_uri: str) -> Failure | None:
@@ -159,8 +159,8 @@ def grader(run_uri: str, recipe: Recipe) -> str:
         CorruptOutput: a protocol.json differs from its manifest.
     """
     named: list[str] = []
-    dev = recipe.evaluate.dev
-    for index in range(1, recipe.iterations + 1):
+    dev = recipe.leading_set
+    for index in recipe.policies:
         manifest = find(layout.graded(run_uri, index, recipe.protocol(dev), dev))
         if manifest is not None and "protocol.json" in manifest.files:
             protocol = json.loads((files(manifest, {"protocol.json"}) / "protocol.json").read_bytes())

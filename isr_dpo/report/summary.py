@@ -42,11 +42,12 @@ class PolicySummary:
 
 @dataclass(frozen=True)
 class Summary:
-    """A run so far. `policies` holds policy-01 to the last, an unfinished one with empty metrics."""
+    """A run so far. `policies` holds policy-01 to the last, of a benchmark policy-00 alone; an unfinished one has empty
+    metrics."""
 
     name: str
     dev: str
-    """The evaluation set that selects."""
+    """The evaluation set that selects; of a benchmark the one that stands first."""
     dataset: Metrics
     policies: tuple[PolicySummary, ...]
 
@@ -65,15 +66,15 @@ def summarise(run_uri: str, recipe: Recipe) -> Summary:
     """
     return Summary(
         name=recipe.name,
-        dev=recipe.evaluate.dev,
+        dev=recipe.leading_set,
         dataset=_metrics(layout.dataset(run_uri)),
-        policies=tuple(_policy(run_uri, index, recipe) for index in range(1, recipe.iterations + 1)),
+        policies=tuple(_policy(run_uri, index, recipe) for index in recipe.policies),
     )
 
 
 def _policy(run_uri: str, index: int, recipe: Recipe) -> PolicySummary:
     def of_round(name: str) -> Metrics:
-        return _metrics(layout.round_output(run_uri, index - 1, name))
+        return _metrics(layout.round_output(run_uri, index - 1, name)) if index else {}
 
     graded = {name: _metrics(layout.graded(run_uri, index, recipe.protocol(name), name)) for name in recipe.data.sets}
     return PolicySummary(

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from isr_dpo import answer, layout, manifest, prompts
 from isr_dpo.config import Recipe
-from isr_dpo.errors import OutsideError
+from isr_dpo.errors import OutsideError, RecipeError
 from isr_dpo.manifest import Manifest, Output
 from isr_dpo.parts import WHOLE, Share
 from isr_dpo.progress import Progress
@@ -25,15 +25,19 @@ from isr_dpo.steps.common import (
     rows_of,
 )
 from isr_dpo.steps.engine import Engines, closed
+from isr_dpo.steps.imported import import_answers
 from isr_dpo.stores import join, read_bytes
 
 log = logging.getLogger("isr_dpo")
 
 
 def answer_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, share: Share = WHOLE) -> StepResult:
-    """Greedy answers to the dev set, and to all sets where evaluate.full_at says so: answers/policy-pp/<set>."""
+    """Greedy answers to the dev set, and to all sets where evaluate.full_at says so: answers/policy-pp/<set>. A
+    benchmark's are to all sets, or imported."""
+    if recipe.answer.predictions:
+        return import_answers(recipe, inputs, run_uri, index)
     with Engines(recipe, inputs, run_uri) as engines:
-        return answer_sets(recipe, inputs, engines, run_uri, index, _sets(recipe, index), share=share)
+        return answer_sets(recipe, inputs, engines, run_uri, index, recipe.sets_at(index), share=share)
 
 
 def answer_sets(
@@ -52,40 +56,12 @@ def answer_sets(
     return StepResult(bundle("answers", "answer", uri, done), metrics, reused=not todo)
 
 
-def evaluate_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
-    """Grades the answers: evaluation/policy-pp/<protocol>-<set>. A grader that stays away leaves a set pending, without
-    a manifest, unless evaluate.required; a later run completes it."""
-    done: dict[str, Manifest] = {}
-    graded, pending = 0, 0
-    for name, answers in members(inputs["answers"]).items():
-        graded_from = {"answers": answers, "dataset": inputs["dataset"]}
-        out = begin(recipe, "evaluation", "evaluate", graded_from, _graded(recipe, run_uri, index, name))
-        if isinstance(out, Manifest):
-            done[name] = reused(out).manifest
-        else:
-            try:
-                done[name] = _grade_set(recipe, inputs["dataset"], answers, out, name, index, run_uri)
-                graded += 1
-            except OutsideError as error:
-                if recipe.evaluate.required:
-                    raise
-                log.warning("evaluation of policy %d on %s is pending: %s", index, name, error)
-                pending += 1
-    metrics: dict[str, float] = {"pending_sets": pending}
-    for name, made in done.items():
-        metrics |= {f"{name}/{key}": value for key, value in metrics_of(made).items()}
-    named = {layout.graded_name(recipe.protocol(name), name): made for name, made in done.items()}
-    whole = bundle("evaluation", "evaluate", layout.evaluation(run_uri, index), named)
-    return StepResult(whole, metrics, reused=not graded and not pending)
-
-
 def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
     """Makes the policy a version of the registered model; the run's best by dev accuracy becomes `challenger`."""
     from isr_dpo import registry
 
-    if recipe.engine.kind == "openai":
-        log.info("%s was answered for by a served model: there is nothing to register", layout.policy_name(index))
-        return StepResult(inputs["policy"], {}, reused=False)
+    if recipe.is_benchmark:
+        raise RecipeError(f"{recipe.name} is a benchmark (iterations: 0): it has trained no policy to register")
     policy, dataset = inputs["policy"], manifest.find(layout.dataset(run_uri))
     assert dataset is not None
     dev_set = recipe.evaluate.dev
@@ -114,7 +90,7 @@ def report_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Ste
 
     uri = report.build(run_uri, recipe)
     log.info("report: %s", uri)
-    return StepResult(inputs["registered"], {}, reused=False, page=read_bytes(uri).decode())
+    return StepResult(inputs["assessed"], {}, reused=False, page=read_bytes(uri).decode())
 
 
 def _answer_set(
@@ -127,38 +103,12 @@ def _answer_set(
     return closed(out, answer.metrics(made), rows=len(made), share=share).manifest
 
 
-def _graded(recipe: Recipe, run_uri: str, index: int, name: str) -> str:
-    return layout.graded(run_uri, index, recipe.protocol(name), name)
-
-
-def _grade_set(
-    recipe: Recipe, dataset: Manifest, answers: Manifest, out: Output, name: str, index: int, run_uri: str
-) -> Manifest:
-    from isr_dpo.evaluate import grades, open_grader, open_protocol
-
-    rows = _test_rows(dataset, name)
-    grades.evaluate(
-        rows_of(answers, Prediction),
-        rows,
-        open_grader(recipe.evaluate, run_uri=run_uri),
-        protocol=open_protocol(recipe.protocol(name)),
-        output=out,
-        rows_per_part=recipe.engine.rows_per_part,
-        progress=Progress(f"evaluate, policy {index}, {name}", len(rows), "answers"),
-    )
-    return out.seal(rows=len(rows), deterministic=recipe.evaluate.grader == "rules")
-
-
 def _grader_name(evaluation: Manifest | None) -> str:
     """Who graded, as protocol.json says."""
     if evaluation is None:
         return ""
     tree = json.loads((manifest.files(evaluation, {"protocol.json"}) / "protocol.json").read_bytes())
     return " ".join(str(tree[key]) for key in ("grader", "model") if tree[key])
-
-
-def _sets(recipe: Recipe, index: int) -> list[str]:
-    return sorted(recipe.data.sets) if index in recipe.evaluate.full_at else [recipe.evaluate.dev]
 
 
 def _test_rows(dataset: Manifest, name: str) -> list[TestRow]:

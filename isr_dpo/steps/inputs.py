@@ -43,7 +43,8 @@ def inputs_of(name: str, recipe: Recipe, run_uri: str, index: int) -> dict[str, 
 
 
 def _assessed(name: str, recipe: Recipe, run_uri: str, index: int, dataset: dict[str, Manifest]) -> dict[str, Manifest]:
-    policy = _complete(layout.policy(run_uri, index), f"train --index {index - 1}")
+    maker = "preflight" if index == 0 else f"train --index {index - 1}"
+    policy = _complete(layout.policy(run_uri, index), maker)
     if name == "evaluate":
         answers = _members(layout.answers(run_uri, index), recipe.data.sets)
         if not answers:
@@ -52,7 +53,7 @@ def _assessed(name: str, recipe: Recipe, run_uri: str, index: int, dataset: dict
             )
         return {"answers": bundle("answers", "answer", layout.answers(run_uri, index), answers), **dataset}
     if name == "report":
-        return {"registered": policy}
+        return {"assessed": policy}
     uri = layout.evaluation(run_uri, index)
     graded = _members(uri, [layout.graded_name(recipe.protocol(name), name) for name in recipe.data.sets])
     return {"policy": policy, "evaluation": bundle("evaluation", "evaluate", uri, graded)}

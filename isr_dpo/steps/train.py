@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from isr_dpo import layout, live, manifest, pyfunc
 from isr_dpo.config import Recipe
 from isr_dpo.digests import canonical_digest
-from isr_dpo.errors import DataError, RecipeError, StaleOutput
+from isr_dpo.errors import DataError, StaleOutput
 from isr_dpo.manifest import Manifest, Output
 from isr_dpo.progress import EVERY_SECONDS
 from isr_dpo.records import Preference, to_jsonl
@@ -41,10 +41,6 @@ def train_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Step
     if index == 0 and not rows:
         log.info("no seed preferences: policy-01 is the starting model")
         return StepResult(manifest.alias(policy_uri, inputs["policy"]), {}, reused=False)
-    if recipe.engine.kind == "openai":
-        raise RecipeError(
-            "engine.kind is 'openai': a baseline is not trained; give it a data.train without chosen and rejected"
-        )
     out = begin(recipe, "policy", "train", inputs, policy_uri)
     round_ = _Round(recipe, inputs, run_uri, index)
     if isinstance(out, Manifest):
