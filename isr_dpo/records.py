@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from isr_dpo.errors import DataError
 
@@ -28,6 +28,23 @@ class Row(BaseModel):
     """A frozen row; keys beyond the declared ones are kept as they are."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Published(Row):
+    """A row about a video as others publish it: `id` may be a number, or stand as `idx` [C]; both are kept."""
+
+    id: str
+    video: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _identified(cls, tree: Any) -> Any:
+        if isinstance(tree, dict):
+            name = tree.get("id", tree.get("idx"))
+            if isinstance(name, int) and not isinstance(name, bool):
+                name = str(name)
+            return tree if name is None else {**tree, "id": name}
+        return tree
 
 
 class Question(Row):
@@ -105,13 +122,12 @@ class Turn(Row):
     value: str
 
 
-class TestRow(Row):
-    """A row of a published `<set>.qa.jsonl`: a human turn with `<video>`, a gpt turn with the ground truth."""
+class TestRow(Published):
+    """A row of a published `<set>.qa.jsonl` or `<set>.qa.official.jsonl`: a human turn with `<video>`, a gpt turn with
+    the ground truth."""
 
     __test__ = False
 
-    id: str
-    video: str
     conversations: tuple[Turn, Turn]
     caption: str | None = None
     """Ground-truth caption, caption protocol only."""
@@ -143,18 +159,40 @@ class Prediction(Row):
     model_prediction: Outcome
 
 
+UNSCORED: Mapping[str, str] = {
+    "no_answer": "the policy gave no answer",
+    "no_reply": "the grader gave no reply",
+    "unreadable": "the grader's reply is not in the asked form",
+}
+"""Why an answer has no score, by the word that rows and metrics (`unscored_<reason>`) have for it."""
+
+
 class Grade(Row):
-    """What the grader made of one prediction. `score` None: unscored, never wrong."""
+    """What the grader made of one prediction, with all that an audit needs. Unscored is never wrong."""
 
     id: str
     video: str
     score: float | None = None
     correct: bool | None = None
+    """Where scored both are there. Read by `compat`, an unscored answer may have one of the two: the public scripts
+    count it in that figure alone."""
     words: int
     """Of the prediction."""
     status: Literal["scored", "unscored"]
+    reason: Literal["no_answer", "no_reply", "unreadable"] | None = None
+    """Of an unscored answer."""
     reply: str
-    """The grader's reply, or why there is none."""
+    """The grader's own words, or why there are none."""
+    model: str | None = None
+    """As served."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float = 0.0
+    """Of the reply, when it was bought."""
+    bought: bool = False
+    """Paid for by this evaluation, not found in the ledger."""
+    key: str | None = None
+    """Of the ledger."""
 
 
 R = TypeVar("R", bound=Row)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import queue
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,11 +25,12 @@ import numpy as np
 
 from isr_dpo.data import frames as frame_files
 from isr_dpo.data import video as video_files
+from isr_dpo.data.clips import hash_clip, local_copy
 from isr_dpo.data.decoder import Decoder
 from isr_dpo.data.frames import Encoded, FrameStore, FrameWriter, Indexed, encode, index_name
-from isr_dpo.data.sources import Sources, local_copy
+from isr_dpo.data.sources import Sources
 from isr_dpo.data.video import Unreadable
-from isr_dpo.digests import canonical_digest, hash_file
+from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import DataError, StoreError
 from isr_dpo.manifest import Output
 from isr_dpo.records import Preference, Question, TestRow, read_rows, to_jsonl
@@ -43,6 +45,8 @@ VIDEOS_PER_SHARD = 256
 """Of 8 frames at 224 x 224, about 90 MB a shard [O]: few objects to fetch, and at most some minutes lost to a kill."""
 
 R = TypeVar("R", Question, Preference, TestRow)
+
+log = logging.getLogger(__name__)
 
 
 def frames_section(sources: Sources, *, frames: int, processor: str) -> str:
@@ -82,7 +86,7 @@ def prepare_frames(
     `workers` videos at a time, each in a decoding process of its own.
 
     Raises:
-        DataError: more than `max_unreadable_fraction` of the videos are unreadable. Missing files are counted before
+        DataError: more than `max_unreadable_fraction` of the videos are unreadable. Missing ones are counted before
             anything is decoded, the rest after every shard.
     """
     names = list(sources.videos)
@@ -124,9 +128,10 @@ def _write_shard(
 
 
 def prepare_dataset(
-    sources: Sources, output: Output, *, store: FrameStore, max_unreadable_fraction: float
+    sources: Sources, output: Output, *, store: FrameStore | None, max_unreadable_fraction: float
 ) -> dict[str, float]:
     """Writes the rows whose videos have frames into `output`, in their order; returns the metrics. The caller seals it.
+    Without a `store` no video is looked at and all rows are written.
 
     Files: `train-00000.jsonl` (Question), `seed-00000.jsonl` (Preference, `answer` empty), `set-<name>.jsonl` (TestRow
     as published), `videos.jsonl`, `unreadable.jsonl`, `metrics.json`.
@@ -134,18 +139,18 @@ def prepare_dataset(
     Raises:
         DataError: too many videos are unreadable, or no training row is left.
     """
-    unreadable = store.unreadable()
+    unreadable = {} if store is None else store.unreadable()
     _check_unreadable(unreadable, total=len(sources.videos), limit=max_unreadable_fraction)
     questions, seeds = _with_frames(sources.questions, unreadable), _with_frames(sources.seeds, unreadable)
     sets = {name: _with_frames(rows, unreadable) for name, rows in sources.sets.items()}
     for name, kept in {"data.train": questions, **{f"data.sets.{n}": rows for n, rows in sets.items()}}.items():
-        if not kept:
+        if not kept and (name != "data.train" or sources.questions):
             raise DataError(f"{name}: no row is left, the videos of all are unreadable")
     output.write("train-00000.jsonl", to_jsonl(questions))
     output.write("seed-00000.jsonl", to_jsonl(seeds))
     for name, rows in sets.items():
         output.write(f"set-{name}.jsonl", to_jsonl(rows))
-    described = [store.describe(video) for video in store.videos()]
+    described = [] if store is None else [store.describe(video) for video in store.videos()]
     output.write(
         "videos.jsonl",
         to_jsonl(
@@ -153,6 +158,10 @@ def prepare_dataset(
             for v in described
         ),
     )
+    missing = [video for video in unreadable if sources.identities[video] is None]
+    if missing:
+        first = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        log.warning("%d of %d videos are missing: %s", len(missing), len(sources.videos), first)
     output.write("unreadable.jsonl", to_jsonl({"video": v, "reason": why} for v, why in unreadable.items()))
     before = len(sources.questions) + sum(len(rows) for rows in sources.sets.values())
     after = len(questions) + sum(len(rows) for rows in sets.values())
@@ -161,6 +170,7 @@ def prepare_dataset(
         "seed_rows": float(len(seeds)),
         "videos": float(len(described)),
         "unreadable_videos": float(len(unreadable)),
+        "missing_videos": float(len(missing)),
         "unreadable_rows": float(before - after),
         **{f"{name}_rows": float(len(rows)) for name, rows in sets.items()},
     }
@@ -185,7 +195,7 @@ def _decode_pool(
         try:
             with local_copy(sources.videos[name]) as path:
                 decoded = decoder.decode(path, frames=frames)
-                sha256 = hash_file(path)
+                sha256 = hash_clip(path)
         except Missing:
             return Unreadable(_no_file(sources, name))
         except Unreadable as error:

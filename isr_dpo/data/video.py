@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from isr_dpo.data.clips import FRAMES_TAR
 from isr_dpo.data.container import announced_size
 
 SAMPLER = "linspace-floor/decord/2"
@@ -50,16 +51,21 @@ def sample_indices(count: int, frames: int) -> tuple[int, ...]:
 
 
 def decode(path: str | Path, *, frames: int) -> Decoded:
-    """`frames` frames of the default video stream of the file `path`; holds no more than these in memory.
+    """`frames` frames of the default video stream of the file `path`, or of a folder or a tar of images (stills.py);
+    holds no more than these in memory.
 
     A decoder may crash on hostile bytes; `decoder.Decoder` does the same in a process of its own.
 
     Raises:
         Unreadable: no video, cut off, damaged; a frame that decord would replace by its neighbour counts as damage.
     """
+    path = Path(path)
+    if path.is_dir() or path.suffix == FRAMES_TAR:
+        from isr_dpo.data.stills import decode_stills  # it builds on this module
+
+        return decode_stills(path, frames=frames)
     import decord
 
-    path = Path(path)
     _check_whole(path)
     hidden = _count_hidden(path)
     decord.logging.set_level(decord.logging.QUIET)

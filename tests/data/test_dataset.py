@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from clips import numbers_of, write_clip
+from stills import write_clip_tar, write_folder
 
 from isr_dpo import config, manifest
 from isr_dpo.data import dataset
@@ -143,6 +144,7 @@ def test_a_clean_world_becomes_frames_and_rows(world: Path, tmp_path: Path) -> N
         "seed_rows": 4,
         "videos": 6,
         "unreadable_videos": 0,
+        "missing_videos": 0,
         "unreadable_rows": 0,
         "dev_rows": 2,
     }
@@ -344,3 +346,35 @@ def test_rows_and_videos_may_lie_in_s3(world: Path, tmp_path: Path, run_uri: str
     assert metrics["videos"] == 5
     assert numbers_of(FrameStore(tmp_path / "frames").read("v3.mp4")) == [300, 303, 306, 309]
     assert FrameStore(tmp_path / "frames").unreadable() == {"v5.mp4": f"no such file: {run_uri}/v5.mp4"}
+
+
+def test_frame_folders_and_tars_are_prepared_beside_video_files(world: Path, tmp_path: Path) -> None:
+    for i in (2, 3):
+        (world / f"v{i}.mp4").unlink()
+    write_folder(world / "v2", 10, first=200)
+    write_clip_tar(world / "v3.tar", 10, first=300)
+    sources = sources_of(world)
+    make_frames(tmp_path, sources, new_decoder=Decoder)
+    store = FrameStore(tmp_path / "frames")
+    for i in range(4):
+        assert numbers_of(store.read(f"v{i}.mp4")) == [100 * i + n for n in (0, 3, 6, 9)]
+        assert len(store.describe(f"v{i}.mp4").sha256) == 64
+
+
+def test_missing_videos_are_listed_counted_and_said(
+    world: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for i in (1, 2, 4, 5):
+        (world / f"v{i}.mp4").unlink()
+    (world / "v0.mp4").write_bytes(b"broken")
+    sources = sources_of(world)
+    make_frames(tmp_path, sources, limit=0.9)
+    rows = read_jsonl(world / "train.jsonl")
+    write_rows(world / "dev.qa.jsonl", [row | {"video": "v3.mp4"} for row in read_jsonl(world / "dev.qa.jsonl")])
+    sources = sources_of(world)
+    _, metrics = make_dataset(tmp_path, sources, limit=0.9)
+    assert (metrics["missing_videos"], metrics["unreadable_videos"]) == (4, 5)
+    listed = read_jsonl(tmp_path / "dataset" / "unreadable.jsonl")
+    assert listed[1] == {"video": "v1.mp4", "reason": f"no such file: {world}/v1.mp4"}
+    assert "4 of 6 videos are missing: v1.mp4, v2.mp4, v4.mp4, ..." in caplog.text
+    assert len(rows) - metrics["train_rows"] == metrics["unreadable_rows"] == 10

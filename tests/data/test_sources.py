@@ -130,3 +130,44 @@ def test_ground_truth_is_not_kept(tmp_path: Path) -> None:
     assert [s.model_dump() for s in sources.seeds] == [
         {"id": "q0", "video": "v0.mp4", "prompt": "what is it ?", "answer": ""} | seed
     ]
+
+
+def test_published_rows_may_have_numbers_for_ids_or_idx(tmp_path: Path) -> None:
+    without = {key: value for key, value in held_out_row(1).items() if key != "id"}
+    sources = read(tmp_path, [train_row(0, id=7)], [held_out_row(0, id=8), without | {"idx": 9}])
+    assert sources.questions[0].id == "7"
+    assert [row.id for row in sources.sets["dev"]] == ["8", "9"]
+    with pytest.raises(DataError, match=r"dev.qa.jsonl:1: not a TestRow row: id: Field required"):
+        read(tmp_path, [train_row(0)], [without])
+    with pytest.raises(DataError, match=r"dev.qa.jsonl:2: id '8' stands at"):
+        read(tmp_path, [train_row(0)], [held_out_row(0, id="8"), held_out_row(0, id=8)])
+
+
+def test_official_rows_have_no_caption(tmp_path: Path) -> None:
+    row = {key: value for key, value in held_out_row(0).items() if key != "caption"}
+    assert read(tmp_path, [train_row(0)], [row]).sets["dev"][0].caption is None
+
+
+def test_one_root_holds_the_videos_of_all_files(tmp_path: Path) -> None:
+    (tmp_path / "videos" / "v0").mkdir(parents=True)
+    (tmp_path / "videos" / "v1.tar").write_bytes(b"")
+    (tmp_path / "videos" / "v2.avi").write_bytes(b"")
+    train = write(tmp_path / "one" / "train.jsonl", [train_row(0, video="v0"), train_row(1, video="v1")])
+    rows = [held_out_row(1, video="v1"), held_out_row(2, video="test/msvd/v2"), held_out_row(3, video="test/msvd/v3")]
+    dev = write(tmp_path / "other" / "dev.qa.jsonl", rows)
+    root = tmp_path / "videos"
+    sources = read_sources(config.Data(train=train, sets={"dev": dev}, videos=str(root)))
+    assert sources.videos == {
+        "test/msvd/v2": f"{root}/v2.avi",
+        "test/msvd/v3": f"{root}/test/msvd/v3",
+        "v0": f"{root}/v0/",
+        "v1": f"{root}/v1.tar",
+    }
+    assert [video for video, identity in sources.identities.items() if identity is None] == ["test/msvd/v3"]
+
+
+def test_an_ambiguous_video_is_named_by_file_and_line(tmp_path: Path) -> None:
+    for suffix in ("mp4", "mkv"):
+        (tmp_path / f"v1.{suffix}").write_bytes(b"")
+    with pytest.raises(DataError, match=r"train.jsonl:2: video 'v1' may be any of .*v1.mp4, .*v1.mkv"):
+        read(tmp_path, [train_row(0), train_row(1, video="v1")])
