@@ -1,11 +1,13 @@
-"""`python -m pipelines compile | run`: the loop as a package for a cluster, or on this machine."""
+"""`python -m pipelines compile | run | evaluate`: the loop, or a benchmark, as a package for a cluster or here."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from isr_dpo.config import Recipe
 from isr_dpo.errors import IsrDpoError
 from isr_dpo.manifest import STRICT_CODE
 from pipelines import recipe_files
@@ -43,13 +45,20 @@ def _parser() -> argparse.ArgumentParser:
     compile_.set_defaults(command=_compile)
     run = commands.add_parser("run", help="run the pipeline on this machine; run it again to go on or to verify")
     run.add_argument("recipe", metavar="RECIPE", help=RECIPE)
-    run.add_argument(
-        "--run-uri", required=True, metavar="URI", help="where the run lies: a folder, or s3://bucket/prefix"
-    )
-    run.add_argument("--run-id", metavar="ID", help="who holds the run's lock (default: a new one)")
-    run.add_argument("--strict-code", action="store_true", help="refuse finished work that other code has made")
     run.set_defaults(command=_run)
-    for command in (compile_, run):
+    evaluate = commands.add_parser("evaluate", help="benchmark a model on the recipe's sets: train nothing")
+    evaluate.add_argument("recipe", metavar="RECIPE", help=RECIPE)
+    evaluate.add_argument(
+        "--model", metavar="URI", help="a model folder, s3://..., or models:/NAME@ALIAS (default: the recipe's)"
+    )
+    evaluate.set_defaults(command=_evaluate)
+    for command in (run, evaluate):
+        command.add_argument(
+            "--run-uri", required=True, metavar="URI", help="where the run lies: a folder, or s3://bucket/prefix"
+        )
+        command.add_argument("--run-id", metavar="ID", help="who holds the run's lock (default: a new one)")
+        command.add_argument("--strict-code", action="store_true", help="refuse finished work that other code has made")
+    for command in (compile_, run, evaluate):
         command.add_argument(
             "--set",
             action="append",
@@ -67,12 +76,29 @@ def _compile(options: argparse.Namespace) -> int:
 
     output = options.output or Path("build") / f"{recipe.name}-{options.placement}.yaml"
     write(recipe, output)
-    print(f"{output}: {recipe.iterations} policies, recipe {recipe.digest()[:12]}")
+    what = f"{len(recipe.data.sets)} sets" if recipe.is_benchmark else f"{recipe.iterations} policies"
+    print(f"{output}: {what}, recipe {recipe.digest()[:12]}")
     return 0
 
 
 def _run(options: argparse.Namespace) -> int:
-    recipe = recipe_files.load(options.recipe, changes=options.set)
+    return _through(recipe_files.load(options.recipe, changes=options.set), options)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    changes = ["iterations=0", *options.set]
+    if options.model is not None:
+        model = options.model
+        if model.startswith("models:/"):
+            from isr_dpo.mlflow_client import tracking_uri
+            from isr_dpo.registry import source_of
+
+            model = source_of(model, uri=tracking_uri(recipe_files.load(options.recipe, changes=options.set)))
+        changes.append(f"model.start={json.dumps(model)}")
+    return _through(recipe_files.load(options.recipe, changes=changes), options)
+
+
+def _through(recipe: Recipe, options: argparse.Namespace) -> int:
     if options.strict_code:
         os.environ[STRICT_CODE] = "1"  # the steps' processes inherit it
     from pipelines.local import run

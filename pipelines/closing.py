@@ -1,4 +1,4 @@
-"""What the terminal shows at the end of a run: a line a policy."""
+"""What the terminal shows at the end of a run: a line a policy, or of a benchmark a line a set."""
 
 import shutil
 import sys
@@ -18,8 +18,13 @@ NOTHING = "–"
 
 def show(console: Console, run_uri: str, recipe: Recipe) -> None:
     """The closing table, and where the report, the models and MLflow's pages are."""
-    summary = summarise(run_uri, recipe)
-    console.print(table(summary, graded_by=grader(run_uri, recipe)))
+    summary, graded_by = summarise(run_uri, recipe), grader(run_uri, recipe)
+    if recipe.is_benchmark:
+        console.print(set_table(summary, recipe, graded_by=graded_by))
+        console.print()
+        _say(console, {**_pages(run_uri, recipe), "compare": f"{_program('isr-dpo')} compare {run_uri} OTHER-RUN"})
+        return
+    console.print(table(summary, graded_by=graded_by))
     console.print()
     for policy in summary.policies:
         if dropped := ", ".join(f"{reason} {count}" for reason, count in policy.dropped.items() if count):
@@ -29,12 +34,20 @@ def show(console: Console, run_uri: str, recipe: Recipe) -> None:
     name, tracking = recipe.model.registered_name, recipe.tracking.uri
     elsewhere = "" if tracking == Tracking().uri else f" --tracking-uri {tracking}"
     asked = f"ask VIDEO 'QUESTION' --model models:/{name}@challenger{elsewhere}"
-    for what, said in {
-        "report": layout.report(run_uri),
-        "MLflow": f"{_program('mlflow')} ui --backend-store-uri {tracking}",
+    commands = {
         "ask it": f"{_program('isr-dpo')} {asked}",
         "promote": f"{_program('isr-dpo')} promote {name}{elsewhere}",
-    }.items():
+    }
+    _say(console, {**_pages(run_uri, recipe), **commands})
+
+
+def _pages(run_uri: str, recipe: Recipe) -> dict[str, str]:
+    mlflow = f"{_program('mlflow')} ui --backend-store-uri {recipe.tracking.uri}"
+    return {"report": layout.report(run_uri), "MLflow": mlflow}
+
+
+def _say(console: Console, lines: Mapping[str, str]) -> None:
+    for what, said in lines.items():
         console.print(f"{what + ':':<9}{said}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -48,28 +61,46 @@ def _program(name: str) -> str:
 
 def table(summary: Summary, *, graded_by: str) -> Table:
     """Figures of the dev set, with 95 % intervals; those of the round beside the policy that came out of it."""
-    made = Table(
-        title=f"{summary.name}: {summary.dev} set, {graded_by}",
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    made.add_column("policy", no_wrap=True)
-    columns = ("accuracy %", "score", "words a\nresponse", "reward\naccuracy", "order\nconsist.", "rows\ndropped")
-    for name in columns:
-        made.add_column(name, justify="right", no_wrap=True)
+    figures = ("accuracy %", "score", "unscored", "words a\nresponse")
+    judged = ("reward\naccuracy", "order\nconsist.", "rows\ndropped")
+    made = _empty_table(f"{summary.name}: {summary.dev} set, {graded_by}", "policy", *figures, *judged)
     for policy in summary.policies:
         made.add_row(policy.name, *_cells(policy, summary.dev))
     return made
 
 
-def _cells(policy: PolicySummary, dev: str) -> tuple[str, ...]:
-    graded = policy.evaluation.get(dev, {})
+def set_table(summary: Summary, recipe: Recipe, *, graded_by: str) -> Table:
+    """A benchmark's figures by set, in the recipe's order, with 95 % intervals."""
+    figures = ("protocol", "questions", "accuracy %", "score", "unscored", "words an\nanswer")
+    made = _empty_table(f"{summary.name}, {graded_by}", "set", *figures)
+    (system,) = summary.policies
+    for name in recipe.data.sets:
+        graded = system.evaluation.get(name, {})
+        made.add_row(name, recipe.protocol(name), _figure(graded, "rows", digits=0), *_graded(graded))
+    return made
+
+
+def _empty_table(title: str, first: str, *columns: str) -> Table:
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
+    made.add_column(first, no_wrap=True)
+    for name in columns:
+        made.add_column(name, justify="right", no_wrap=True)
+    return made
+
+
+def _graded(metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """Accuracy, score, unscored and words."""
     return (
-        _interval(graded, "accuracy", scale=100, digits=1),
-        _figure(graded, "score", digits=2),
-        _figure(graded, "words", digits=1),
+        _interval(metrics, "accuracy", scale=100, digits=1),
+        _figure(metrics, "score", digits=2),
+        _figure(metrics, "unscored", digits=0),
+        _figure(metrics, "words", digits=1),
+    )
+
+
+def _cells(policy: PolicySummary, dev: str) -> tuple[str, ...]:
+    return (
+        *_graded(policy.evaluation.get(dev, {})),
         _figure(policy.training, "reward_accuracy", digits=2),
         _figure(policy.preferences, "order_consistency", digits=2),
         f"{sum(policy.dropped.values())} of {int(policy.preferences['rows'])}"
