@@ -104,7 +104,7 @@ class Page:
         """A key pressed and released: a character, or a name such as `ArrowLeft`, `Enter`, `Tab`."""
         text = key if len(key) == 1 else _TEXTS.get(key, "")
         code = _CODES.get(key) or ord(key.upper())
-        event = {"key": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
+        event: dict[str, Any] = {"key": key, "windowsVirtualKeyCode": code, "modifiers": 8 if shift else 0}
         self._call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", text=text, **event)
         self._call("Input.dispatchKeyEvent", type="keyUp", **event)
 

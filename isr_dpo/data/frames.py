@@ -133,6 +133,11 @@ class FrameStore:
             raise DataError(f"video {video!r} was set aside: {row.reason}")
         return row
 
+    def images(self, video: str) -> list[bytes]:
+        """Frames of `video` as they are stored: WebP. Raises DataError as `read` does, OSError without the shard."""
+        row = self.describe(video)
+        return list(_images(self.folder / row.shard, row.spans))
+
     def read(self, video: str) -> np.ndarray:
         """Frames of `video`, uint8 [F, H, W, 3].
 
@@ -142,7 +147,7 @@ class FrameStore:
         """
         row = self.describe(video)
         try:
-            return np.stack([_pixels(image) for image in _images(self.folder / row.shard, row.spans)])
+            return np.stack([_pixels(image) for image in self.images(video)])
         except (OSError, SyntaxError) as error:  # PIL raises both for damaged images
             raise CorruptOutput(
                 f"{self.folder / row.shard}: frames of {video!r}: {error}; delete the folder"
