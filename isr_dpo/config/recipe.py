@@ -385,8 +385,8 @@ class Recipe(Section):
 
     @property
     def leading_set(self) -> str:
-        """The set whose figures stand first: dev, or the first of a benchmark without one."""
-        return self.evaluate.dev if self.evaluate.dev in self.data.sets else next(iter(self.data.sets))
+        """The set whose figures stand first: dev, or of a benchmark without one the first by name."""
+        return self.evaluate.dev if self.evaluate.dev in self.data.sets else min(self.data.sets)
 
     @property
     def data_read(self) -> Data:

@@ -1,7 +1,6 @@
-import yaml
 from rich.console import Console
 
-from isr_dpo import config
+from isr_dpo.config import Recipe
 from isr_dpo.report.summary import PolicySummary, Summary
 from pipelines.closing import set_table, table
 
@@ -41,9 +40,7 @@ def test_what_is_not_there_yet_is_a_dash() -> None:
 
 def test_a_benchmark_shows_a_line_a_set_with_its_protocol_and_what_is_unscored() -> None:
     sets = {"tgif": "tgif.qa.official.jsonl", "msvd": "msvd.qa.jsonl", "later": "later.qa.jsonl"}
-    recipe = config.parse(
-        yaml.safe_dump({"name": "b", "iterations": 0, "model": {"start": "m"}, "data": {"sets": sets}})
-    )
+    recipe = Recipe.model_validate({"name": "b", "iterations": 0, "model": {"start": "m"}, "data": {"sets": sets}})
     figures = {**GRADED, "score_high": 2.6, "words": 7.25, "rows": 100, "unscored": 3}
     system = PolicySummary(index=0, evaluation={"tgif": figures, "msvd": {**figures, "unscored": 4}})
     console = Console(width=100)
