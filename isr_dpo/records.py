@@ -30,11 +30,10 @@ class Row(BaseModel):
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
-class Published(Row):
-    """A row about a video as others publish it: `id` may be a number, or stand as `idx` [C]; both are kept."""
+class Identified(Row):
+    """A row as others publish it: `id` may be a number, or stand as `idx` [C]; both are kept."""
 
     id: str
-    video: str
 
     @model_validator(mode="before")
     @classmethod
@@ -45,6 +44,12 @@ class Published(Row):
                 name = str(name)
             return tree if name is None else {**tree, "id": name}
         return tree
+
+
+class Published(Identified):
+    """A published row about a video."""
+
+    video: str
 
 
 class Question(Row):
@@ -130,7 +135,7 @@ class TestRow(Published):
 
     conversations: tuple[Turn, Turn]
     caption: str | None = None
-    """Ground-truth caption, caption protocol only."""
+    """Ground-truth caption, which the caption protocol needs."""
 
     @property
     def question(self) -> str:
@@ -148,10 +153,9 @@ class Outcome(Row):
     message: str
 
 
-class Prediction(Row):
+class Prediction(Identified):
     """An answer in the published layout of prediction files."""
 
-    id: str
     modal_path: str
     query: str
     answer: str

@@ -8,6 +8,7 @@ from isr_dpo import layout, prompts
 from isr_dpo.config import Recipe
 from isr_dpo.digests import code_version
 from isr_dpo.manifest import STRICT_CODE, find, verify
+from isr_dpo.steps.evaluate import grading_digest
 from isr_dpo.stores import Missing, join, read_bytes, write_bytes
 
 
@@ -29,7 +30,7 @@ def is_complete(run_uri: str, recipe: Recipe) -> bool:
         return False
     standing = [find(uri) for uri in expected(run_uri, recipe)]
     made = [manifest for manifest in standing if manifest is not None]
-    current = {"", prompts.load(recipe.prompts).digest}
+    current = {"", prompts.load(recipe.prompts).digest, *(grading_digest(recipe, name) for name in recipe.data.sets)}
     if mark["recipe_digest"] != recipe.digest() or len(made) < len(standing):
         return False
     if any(manifest.prompts_digest not in current for manifest in made):

@@ -27,7 +27,9 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         *(f"evaluate.{key}" for key in ("reply_limit", "reply_tokens", "reasoning_effort")),
     ),
 }
-"""The recipe keys that each step's output depends on. A change of another key leaves finished work standing."""
+"""The recipe keys that each step's output depends on. A change of another key leaves finished work standing.
+
+Grades lie in a directory of their protocol, so evaluate.protocols is no key of theirs."""
 
 PROMPTED = ("generate", "retrospect", "judge", "prefer", "train", "answer")
 """Steps whose output depends on the prompts."""

@@ -55,9 +55,8 @@ class CaptionProtocol:
     def read(self, reply: str) -> Mark | None:
         """The mark of the JSON object of the schema, or of the one line `Score: <1-5>`. Markdown around the line and
         "/5" are allowed; no such line, two of them, a score out of range or a fraction give None."""
-        tree = json_object(reply)
-        if tree is not None:
-            return _mark(tree["score"]) if tree.keys() == {"explanation", "score"} else None
+        if json_object(reply) is not None:
+            return read_object(reply)
         lines = [line for line in reply.splitlines() if _SCORE_LINE.match(line)]
         found = _SCORE.fullmatch(lines[0]) if len(lines) == 1 else None
         return None if found is None else _mark(int(found.group(1)))
@@ -70,6 +69,14 @@ class CaptionProtocol:
 def format_reply(explanation: str, score: int) -> str:
     """A reply in the text form this protocol asks for."""
     return f"Explanation: {explanation}\nScore: {score}"
+
+
+def read_object(reply: str) -> Mark | None:
+    """The mark of a reply that is the JSON object of the schema; None for anything else."""
+    tree = json_object(reply)
+    if tree is None or tree.keys() != {"explanation", "score"} or not isinstance(tree["explanation"], str):
+        return None
+    return _mark(tree["score"])
 
 
 def _mark(score: object) -> Mark | None:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 from isr_dpo.errors import DataError
-from isr_dpo.evaluate import Grader, Reply
+from isr_dpo.evaluate import Grader, Progress, Reply
+from isr_dpo.evaluate.compat import READINGS, Reading
 from isr_dpo.evaluate.protocol import ScoringProtocol, Task
 from isr_dpo.evaluate.statistics import clustered_mean
 from isr_dpo.manifest import Output
 from isr_dpo.parts import work_in_parts
-from isr_dpo.records import Grade, Prediction, TestRow
+from isr_dpo.records import UNSCORED, Grade, Prediction, TestRow
 
 METRICS = "metrics.json"
 PROTOCOL = "protocol.json"
+How = Literal["strict", "compat"]
+HOWS: tuple[How, ...] = ("strict", "compat")
+Reason = Literal["no_answer", "no_reply", "unreadable"]
 
 
 def evaluate(
@@ -25,7 +30,8 @@ def evaluate(
     protocol: ScoringProtocol,
     output: Output,
     rows_per_part: int,
-    progress: Callable[[int], None] = lambda _: None,
+    reading: How = "strict",
+    progress: Progress = lambda _: None,
 ) -> dict[str, float]:
     """Grades one set's predictions into `output` and returns the figures of all.
 
@@ -34,13 +40,13 @@ def evaluate(
     `progress` is called with the number of rows just done.
 
     Raises:
-        DataError: predictions and rows do not belong together, or a row has no caption.
+        DataError: predictions and rows do not belong together, or a row has no caption and the protocol needs one.
         OutsideError: the grader stays away; finished parts are kept.
     """
     by_id = _matched(predictions, rows)
 
     def work(part: Sequence[Prediction], grader: Grader, progress: Callable[[int], None]) -> list[Grade]:
-        return grade(part, by_id, grader, protocol=protocol, progress=progress)
+        return grade(part, by_id, grader, protocol=protocol, reading=reading, progress=progress)
 
     grades = work_in_parts(
         predictions,
@@ -53,7 +59,7 @@ def evaluate(
     )
     metrics = measure(grades, protocol=protocol)
     output.write(METRICS, _json(metrics))
-    output.write(PROTOCOL, _json(describe(grader, protocol)))
+    output.write(PROTOCOL, _json(describe(grades, grader, protocol=protocol, reading=reading)))
     return metrics
 
 
@@ -63,42 +69,90 @@ def grade(
     grader: Grader,
     *,
     protocol: ScoringProtocol,
-    progress: Callable[[int], None] = lambda _: None,
+    reading: How = "strict",
+    progress: Progress = lambda _: None,
 ) -> list[Grade]:
-    """A grade for each prediction, in order. A failed prediction and a reply that cannot be read are unscored."""
+    """A grade for each prediction, in order. A failed prediction is not sent."""
     answered = [p for p in predictions if p.model_prediction.status == "success"]
     progress(len(predictions) - len(answered))
     replies = grader.grade(protocol, [_task(p, rows[p.id], protocol) for p in answered], progress)
     reply_of = {p.id: reply for p, reply in zip(answered, replies, strict=True)}
-    return [_grade(p, rows[p.id].video, reply_of.get(p.id), protocol) for p in predictions]
+    return [
+        _grade(p, rows[p.id].video, reply_of.get(p.id), read=lambda text: read(text, protocol, reading))
+        for p in predictions
+    ]
+
+
+def read(reply: str, protocol: ScoringProtocol, how: How) -> Reading:
+    """What a reply says in one of the two readings."""
+    if how == "compat":
+        return READINGS[protocol.name](reply)
+    mark = protocol.read(reply)
+    return Reading(None, None) if mark is None else Reading(mark.score, mark.correct)
 
 
 def measure(grades: Sequence[Grade], *, protocol: ScoringProtocol) -> dict[str, float]:
-    """rows, scored, unscored, words (mean, of answers that are not empty); and where any is scored accuracy and score,
-    each with `_low` and `_high`, its 95 % interval clustered by video."""
+    """The figures of a set.
+
+    rows, scored, unscored, and unscored_<reason> for each of records.UNSCORED; words (mean, of answers that are not
+    empty); accuracy and score as the grades hold them, each with `_low` and `_high`, its 95 % interval clustered by
+    video; <reading>_accuracy and _score of both readings, with the number of replies each is over (_accuracy_rows,
+    _score_rows) and _scored, of those that have both; and of the grader bought, cost_usd, prompt_tokens and
+    completion_tokens of what was bought. A figure over no reply is left out.
+    """
     scored = [g for g in grades if g.status == "scored"]
     counts = {"rows": len(grades), "scored": len(scored), "unscored": len(grades) - len(scored)}
+    counts |= {f"unscored_{reason}": sum(g.reason == reason for g in grades) for reason in UNSCORED}
     metrics = {name: float(count) for name, count in counts.items()}
     words = [g.words for g in grades if g.words]
     metrics["words"] = sum(words) / len(words) if words else 0.0
-    if not scored:
-        return metrics
-    videos = [g.video for g in scored]
-    accuracy = clustered_mean([float(bool(g.correct)) for g in scored], videos).within(0.0, 1.0)
-    score = clustered_mean([float(g.score or 0.0) for g in scored], videos).within(*protocol.score_range)
-    for name, interval in (("accuracy", accuracy), ("score", score)):
-        metrics |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    right = [(float(g.correct), g.video) for g in grades if g.correct is not None]
+    points = [(g.score, g.video) for g in grades if g.score is not None]
+    metrics |= _interval("accuracy", right, (0.0, 1.0)) | _interval("score", points, protocol.score_range)
+    for how in HOWS:
+        metrics |= _figures(how, [read(g.reply, protocol, how) for g in grades if _replied(g)])
+    bought = [g for g in grades if g.bought]
+    metrics["bought"] = float(len(bought))
+    for name in ("cost_usd", "prompt_tokens", "completion_tokens"):
+        metrics[name] = float(sum(getattr(g, name) for g in bought))
     return metrics
 
 
-def describe(grader: Grader, protocol: ScoringProtocol) -> dict[str, str | None]:
+def describe(grades: Iterable[Grade], grader: Grader, *, protocol: ScoringProtocol, reading: How) -> dict[str, Any]:
     """Who graded, and how: what makes two figures comparable."""
     return {
         "protocol": protocol.name,
         "grader": grader.name,
         "model": grader.model,
+        "served_models": sorted({g.model for g in grades if g.model is not None}),
         "prompt_digest": None if grader.model is None else protocol.prompt_digest,
+        "reading": reading,
     }
+
+
+def _interval(name: str, values: Sequence[tuple[float, str]], within: tuple[float, float]) -> dict[str, float]:
+    """A mean and its interval, inside the scale, unless (compat) the values themselves are not."""
+    if not values:
+        return {}
+    numbers = [value for value, _ in values]
+    found = clustered_mean(numbers, [video for _, video in values])
+    found = found.within(min(within[0], *numbers), max(within[1], *numbers))
+    return {name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def _figures(how: How, readings: Sequence[Reading]) -> dict[str, float]:
+    right = [float(r.correct) for r in readings if r.correct is not None]
+    points = [r.score for r in readings if r.score is not None]
+    figures = {f"{how}_scored": float(sum(r.correct is not None and r.score is not None for r in readings))}
+    for name, values in (("accuracy", right), ("score", points)):
+        figures[f"{how}_{name}_rows"] = float(len(values))
+        if values:
+            figures[f"{how}_{name}"] = sum(values) / len(values)
+    return figures
+
+
+def _replied(grade: Grade) -> bool:
+    return grade.reason in (None, "unreadable")
 
 
 def _task(prediction: Prediction, row: TestRow, protocol: ScoringProtocol) -> Task:
@@ -112,29 +166,31 @@ def _task(prediction: Prediction, row: TestRow, protocol: ScoringProtocol) -> Ta
     )
 
 
-def _grade(prediction: Prediction, video: str, reply: Reply | None, protocol: ScoringProtocol) -> Grade:
+def _grade(prediction: Prediction, video: str, reply: Reply | None, *, read: Callable[[str], Reading]) -> Grade:
     message = prediction.model_prediction.message
     if reply is None:
-        return _unscored(prediction.id, video, words=0, why=f"no answer: {message}")
-    words = len(message.split())
-    if reply.failure is not None:
-        return _unscored(prediction.id, video, words=words, why=reply.failure)
-    mark = protocol.read(reply.text)
-    if mark is None:
-        return _unscored(prediction.id, video, words=words, why=reply.text)
+        return Grade(
+            id=prediction.id, video=video, words=0, status="unscored", reason="no_answer", reply=f"no answer: {message}"
+        )
+    score, correct = (None, None) if reply.failure is not None else read(reply.text)
+    scored = score is not None and correct is not None
+    reason: Reason = "unreadable" if reply.failure is None else "no_reply"
     return Grade(
         id=prediction.id,
         video=video,
-        score=mark.score,
-        correct=mark.correct,
-        words=words,
-        status="scored",
-        reply=reply.text,
+        score=score,
+        correct=correct,
+        words=len(message.split()),
+        status="scored" if scored else "unscored",
+        reason=None if scored else reason,
+        reply=reply.text if reply.failure is None else reply.failure,
+        model=reply.model,
+        prompt_tokens=reply.prompt_tokens,
+        completion_tokens=reply.completion_tokens,
+        cost_usd=reply.cost_usd,
+        bought=reply.bought,
+        key=reply.key,
     )
-
-
-def _unscored(row_id: str, video: str, *, words: int, why: str) -> Grade:
-    return Grade(id=row_id, video=video, score=None, correct=None, words=words, status="unscored", reply=why)
 
 
 def _matched(predictions: Sequence[Prediction], rows: Sequence[TestRow]) -> dict[str, TestRow]:

@@ -1,9 +1,10 @@
 """The official protocol, Video-ChatGPT's: the grader sees question, truth and prediction, and no caption.
 
-From its public evaluation code [C]: a system message that asks for meaningful match and lets synonyms count, one user
-message, temperature 0, and a dictionary as reply, `pred` (yes or no) and `score` (0 to 5). The answer is correct where
-`pred` is yes, whatever the score. The wording of the prompt is ours, and so is the strict reading [O]: the public
-scripts look for the words and the digits anywhere in the reply (`compat.py`), here such a reply is unscored.
+From its public evaluation code, as LLaVA-Hound-DPO uses it [C]: the prediction is cut to 256 words, a system message
+that asks for meaningful match and lets synonyms count, one user message, temperature 0, and a dictionary as reply,
+`pred` (yes or no) and `score` (0 to 5). The answer is correct where `pred` is yes, whatever the score. The wording of
+the prompt is ours, and so is the strict reading [O]: the public scripts look for the words and the digits anywhere in
+the reply (`compat.py`), here such a reply is unscored.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from isr_dpo.evaluate import rules
-from isr_dpo.evaluate.protocol import Mark, Message, PackagedPrompt, Task, json_object, quote
+from isr_dpo.evaluate.protocol import Mark, Message, PackagedPrompt, Task, first_words, json_object, quote
 
+PREDICTION_WORDS = 256  # [C]
 HIGHEST = 5  # [C]
 SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -25,6 +27,7 @@ SCHEMA: Mapping[str, Any] = {
     "required": ["pred", "score"],
     "additionalProperties": False,
 }
+_LONGEST = 200
 
 
 class OfficialProtocol:
@@ -42,7 +45,9 @@ class OfficialProtocol:
 
     def messages(self, task: Task) -> tuple[Message, ...]:
         return self._prompt.messages(
-            question=quote(task.question), truth=quote(task.truth), prediction=quote(task.prediction)
+            question=quote(task.question),
+            truth=quote(task.truth),
+            prediction=quote(first_words(task.prediction, PREDICTION_WORDS)),
         )
 
     def read(self, reply: str) -> Mark | None:
@@ -76,6 +81,8 @@ def format_reply(pred: str, score: int) -> str:
 
 def _dict_literal(reply: str) -> Mapping[str, Any] | None:
     """The reply as one dictionary of two constants in Python's notation; nothing is evaluated."""
+    if len(reply) > _LONGEST:
+        return None  # long before a parser could be made to recurse
     try:
         node = ast.parse(reply.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):

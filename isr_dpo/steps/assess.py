@@ -1,4 +1,4 @@
-"""The steps that assess a policy: answer, evaluate, register, report."""
+"""The steps around evaluate: answer, register, report."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 from isr_dpo import answer, layout, manifest, prompts
 from isr_dpo.config import Recipe
-from isr_dpo.errors import OutsideError, RecipeError
+from isr_dpo.errors import RecipeError
 from isr_dpo.manifest import Manifest, Output
 from isr_dpo.parts import WHOLE, Share
 from isr_dpo.progress import Progress
-from isr_dpo.records import Prediction, TestRow, read_files
+from isr_dpo.records import Prediction
 from isr_dpo.steps.common import (
     Inputs,
     StepResult,
@@ -22,7 +22,7 @@ from isr_dpo.steps.common import (
     members,
     metrics_of,
     reused,
-    rows_of,
+    test_rows,
 )
 from isr_dpo.steps.engine import Engines, closed
 from isr_dpo.steps.imported import import_answers
@@ -96,7 +96,7 @@ def report_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> Ste
 def _answer_set(
     recipe: Recipe, inputs: Inputs, engines: Engines, out: Output, name: str, index: int, share: Share
 ) -> Manifest:
-    rows = _test_rows(inputs["dataset"], name)
+    rows = test_rows(inputs["dataset"], name)
     stage = functools.partial(answer.answer, template=prompts.load(recipe.prompts).answer, settings=recipe.answer)
     progress = Progress(f"answer, policy {index}, {name}", len(rows), "questions")
     made = engines.work(rows, out, row_type=Prediction, stage=stage, progress=progress, share=share)
@@ -109,8 +109,3 @@ def _grader_name(evaluation: Manifest | None) -> str:
         return ""
     tree = json.loads((manifest.files(evaluation, {"protocol.json"}) / "protocol.json").read_bytes())
     return " ".join(str(tree[key]) for key in ("grader", "model") if tree[key])
-
-
-def _test_rows(dataset: Manifest, name: str) -> list[TestRow]:
-    file = f"set-{name}.jsonl"
-    return read_files(manifest.files(dataset, {file}), [file], TestRow)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
 from isr_dpo import layout, manifest, prompts
@@ -13,7 +14,7 @@ from isr_dpo.data.frames import FrameStore
 from isr_dpo.digests import canonical_digest, code_version
 from isr_dpo.errors import CorruptOutput
 from isr_dpo.manifest import File, Manifest, Origin, Output
-from isr_dpo.records import Question, Row, read_files
+from isr_dpo.records import Question, Row, TestRow, read_files
 from isr_dpo.stores import join
 
 METRICS = "metrics.json"
@@ -42,9 +43,14 @@ def origin(recipe: Recipe, kind: str, step: str, inputs: Mapping[str, str]) -> O
     )
 
 
-def begin(recipe: Recipe, kind: str, step: str, inputs: Inputs, uri: str) -> Manifest | Output:
-    """`manifest.begin` for an output of `step`."""
-    return manifest.begin(uri, origin(recipe, kind, step, {name: made.digest for name, made in inputs.items()}))
+def begin(
+    recipe: Recipe, kind: str, step: str, inputs: Inputs, uri: str, *, prompts_digest: str | None = None
+) -> Manifest | Output:
+    """`manifest.begin` for an output of `step`; `prompts_digest` of other prompts than the recipe's."""
+    made_from = origin(recipe, kind, step, {name: made.digest for name, made in inputs.items()})
+    if prompts_digest is not None:
+        made_from = replace(made_from, prompts_digest=prompts_digest)
+    return manifest.begin(uri, made_from)
 
 
 def sealed(out: Output, metrics: Mapping[str, float], *, rows: int, deterministic: bool) -> StepResult:
@@ -76,6 +82,12 @@ def rows_of(made: Manifest, row_type: type[R], prefix: str = "part-") -> list[R]
 def questions(dataset: Manifest) -> list[Question]:
     """The training rows, without ground truth."""
     return rows_of(dataset, Question, "train-")
+
+
+def test_rows(dataset: Manifest, name: str) -> list[TestRow]:
+    """The rows of an evaluation set, in their order."""
+    file = f"set-{name}.jsonl"
+    return read_files(manifest.files(dataset, {file}), [file], TestRow)
 
 
 def frame_store(run_uri: str, dataset: Manifest) -> FrameStore:

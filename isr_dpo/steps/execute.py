@@ -20,8 +20,9 @@ from isr_dpo.manifest import Manifest
 from isr_dpo.orphans import DRIVER_PID, die_with
 from isr_dpo.parts import Share
 from isr_dpo.progress import speak
-from isr_dpo.steps.assess import answer_step, evaluate_step, register_step, report_step
+from isr_dpo.steps.assess import answer_step, register_step, report_step
 from isr_dpo.steps.common import Inputs, StepResult
+from isr_dpo.steps.evaluate import evaluate_step
 from isr_dpo.steps.prefer import prefer_step, taken
 from isr_dpo.steps.prepare import preflight_step, prepare_step
 from isr_dpo.steps.rounds import generate_step, judge_step, retrospect_step

@@ -8,8 +8,9 @@ import pytest
 from isr_dpo.errors import DataError, OutsideError
 from isr_dpo.evaluate import Grader, Progress, Reply
 from isr_dpo.evaluate.caption import CaptionProtocol, format_reply
-from isr_dpo.evaluate.grades import evaluate, measure
-from isr_dpo.evaluate.protocol import GradingProtocol, Task
+from isr_dpo.evaluate.grades import How, evaluate, measure
+from isr_dpo.evaluate.official import OfficialProtocol
+from isr_dpo.evaluate.protocol import GradingProtocol, ScoringProtocol, Task
 from isr_dpo.evaluate.rules import RuleBasedGrader
 from isr_dpo.records import Grade, Prediction, TestRow, read_rows
 
@@ -44,12 +45,21 @@ class Counting:
     """A grader that says `replies[prediction]`, counts what it is asked and may stay away from call `away_at` on."""
 
     name = "counting"
-    model = None
+    model: str | None = None
 
-    def __init__(self, replies: dict[str, str] | None = None, away_at: int | None = None) -> None:
+    def __init__(
+        self,
+        replies: dict[str, str] | None = None,
+        *,
+        away_at: int | None = None,
+        default: str = format_reply("ok", 5),
+        instead: dict[str, Reply] | None = None,
+    ) -> None:
         self.asked: list[str] = []
+        self.tasks: list[Task] = []
         self.calls = 0
-        self._replies, self._away_at = replies or {}, away_at
+        self._replies = {said: Reply(text) for said, text in (replies or {}).items()} | (instead or {})
+        self._away_at, self._default = away_at, Reply(default)
 
     def grade(
         self, protocol: GradingProtocol[object], tasks: Sequence[Task], progress: Progress = lambda _: None
@@ -57,8 +67,9 @@ class Counting:
         if self.calls == self._away_at:
             raise OutsideError("away")
         self.calls += 1
+        self.tasks += tasks
         self.asked += [t.prediction for t in tasks]
-        return [Reply(self._replies.get(t.prediction, format_reply("ok", 5))) for t in tasks]
+        return [self._replies.get(t.prediction, self._default) for t in tasks]
 
 
 def rows(count: int) -> list[TestRow]:
@@ -77,13 +88,20 @@ def prediction(i: int, message: str = "", status: str = "success") -> Prediction
 
 
 def run(
-    predictions: list[Prediction], grader: Grader, shelf: Shelf, asked: list[TestRow] | None = None
+    predictions: list[Prediction],
+    grader: Grader,
+    shelf: Shelf,
+    asked: list[TestRow] | None = None,
+    *,
+    protocol: ScoringProtocol = PROTOCOL,
+    reading: How = "strict",
 ) -> dict[str, float]:
     return evaluate(
         predictions,
         rows(len(predictions)) if asked is None else asked,
         grader,
-        protocol=PROTOCOL,
+        protocol=protocol,
+        reading=reading,
         output=shelf,  # type: ignore[arg-type]
         rows_per_part=2,
     )
@@ -144,14 +162,108 @@ def test_the_files_say_who_graded_and_how() -> None:
         "protocol": "caption",
         "grader": "rule-based",
         "model": None,
+        "served_models": [],
         "prompt_digest": None,
+        "reading": "strict",
     }
 
 
 def test_nothing_scored_gives_counts_and_no_accuracy() -> None:
     metrics = run([prediction(0, "broken", "failed")], Counting(), Shelf())
-    assert metrics == {"rows": 1.0, "scored": 0.0, "unscored": 1.0, "words": 0.0}
+    assert (metrics["rows"], metrics["scored"], metrics["unscored"], metrics["words"]) == (1, 0, 1, 0)
+    assert not [name for name in metrics if name.endswith(("accuracy", "score", "_low", "_high"))]
     assert measure([], protocol=PROTOCOL)["rows"] == 0.0
+
+
+def test_why_an_answer_is_unscored_is_counted_by_kind() -> None:
+    refused = Reply("", failure="the grader refused: no")
+    grader = Counting({"p1": "prose"}, instead={"p2": refused})
+    predictions = [prediction(0, "no video", "failed"), *(prediction(i) for i in (1, 2, 3))]
+    shelf = Shelf()
+    metrics = run(predictions, grader, shelf)
+    assert [g.reason for g in shelf.grades()] == ["no_answer", "unreadable", "no_reply", None]
+    assert shelf.grades()[2].reply == "the grader refused: no"
+    assert {name: metrics[name] for name in metrics if name.startswith("unscored_")} == {
+        "unscored_no_answer": 1,
+        "unscored_unreadable": 1,
+        "unscored_no_reply": 1,
+    }
+
+
+def test_a_grade_holds_what_an_audit_needs_and_the_figures_count_only_what_was_bought() -> None:
+    def reply(text: str, *, bought: bool) -> Reply:
+        return Reply(text, None, "gpt-x-2031", 100, 7, 0.25, bought, "abc")
+
+    good = format_reply("ok", 5)
+    grader = Counting(instead={"p0": reply(good, bought=True), "p1": reply(good, bought=False)})
+    grader.model = "gpt-x"
+    shelf = Shelf()
+    metrics = run([prediction(0), prediction(1)], grader, shelf)
+    first = shelf.grades()[0]
+    assert (first.reply, first.model, first.key) == (good, "gpt-x-2031", "abc")
+    assert (first.prompt_tokens, first.completion_tokens, first.cost_usd, first.bought) == (100, 7, 0.25, True)
+    assert (metrics["bought"], metrics["cost_usd"]) == (1, 0.25)
+    assert (metrics["prompt_tokens"], metrics["completion_tokens"]) == (100, 7)
+    described = json.loads(shelf.files["protocol.json"])
+    assert (described["model"], described["served_models"]) == ("gpt-x", ["gpt-x-2031"])
+    assert described["prompt_digest"] == PROTOCOL.prompt_digest
+
+
+REPLIES = {
+    "p0": "Explanation: right.\nScore: 5",
+    "p1": "I would give this a 4.",
+    "p2": "I cannot judge this.",
+    "p3": "Score: 2",
+}
+
+
+@pytest.mark.parametrize(
+    ("reading", "scored", "accuracy", "score"), [("strict", 2, 1 / 2, 7 / 2), ("compat", 4, 2 / 4, 12 / 4)]
+)
+def test_every_evaluation_has_the_figures_of_both_readings_and_the_recipes_is_the_headline(
+    reading: How, scored: int, accuracy: float, score: float
+) -> None:
+    metrics = run([prediction(i) for i in range(4)], Counting(REPLIES), Shelf(), reading=reading)
+    assert (metrics["strict_accuracy"], metrics["strict_score"], metrics["strict_scored"]) == (1 / 2, 7 / 2, 2)
+    # the second by its only number, the third by default: 5, 4, 1, 2
+    assert (metrics["compat_accuracy"], metrics["compat_score"], metrics["compat_scored"]) == (2 / 4, 12 / 4, 4)
+    assert (metrics["accuracy"], metrics["score"], metrics["scored"]) == (accuracy, score, scored)
+
+
+def test_the_public_official_figures_have_a_denominator_each() -> None:
+    replies = {
+        "p0": "{'pred': 'yes', 'score': 4}",
+        "p1": "yes",
+        "p2": "{'score': 1}",
+        "p3": "{'pred': 'no', 'score': 0}",
+    }
+    shelf = Shelf()
+    metrics = run(
+        [prediction(i) for i in range(4)], Counting(replies), shelf, protocol=OfficialProtocol(), reading="compat"
+    )
+    assert (metrics["accuracy"], metrics["compat_accuracy_rows"]) == (2 / 3, 3)
+    assert (metrics["score"], metrics["compat_score_rows"]) == (5 / 3, 3)
+    assert metrics["scored"] == metrics["compat_scored"] == 2
+    assert [(g.status, g.score, g.correct) for g in shelf.grades()][1:3] == [
+        ("unscored", None, True),
+        ("unscored", 1.0, None),
+    ]
+
+
+def test_a_score_off_the_scale_is_the_public_scripts_own_and_does_not_break_the_interval() -> None:
+    metrics = run(
+        [prediction(i) for i in range(4)], Counting({"p0": "Score: 45", "p2": "Score: 1"}), Shelf(), reading="compat"
+    )
+    assert metrics["score_low"] <= metrics["score"] == (45 + 1 + 5 + 5) / 4 <= metrics["score_high"]
+
+
+def test_an_official_set_needs_no_captions_and_shows_none() -> None:
+    (row,) = rows(1)
+    for caption in (None, "a secret"):
+        grader = Counting(default="{'pred': 'yes', 'score': 5}")
+        asked = [row.model_copy(update={"caption": caption})]
+        assert run([prediction(0)], grader, Shelf(), asked, protocol=OfficialProtocol())["accuracy"] == 1.0
+        assert grader.tasks[0].caption == ""
 
 
 @pytest.mark.parametrize(
