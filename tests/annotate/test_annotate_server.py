@@ -72,7 +72,7 @@ def run(tmp_path: Path) -> str:
 def server(run: str) -> Iterator[Server]:
     session = open_session(run, round_index=1, rows=6, seed=0, annotator="anna")
     with Server(session, port=0) as serving:
-        thread = threading.Thread(target=serving.serve_forever, daemon=True)
+        thread = threading.Thread(target=serving.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield serving
         serving.shutdown()
@@ -272,15 +272,13 @@ class Served:
 
 def test_after_kill_9_a_restart_goes_on_where_it_was(run: str) -> None:
     ids = [item.id for item in open_session(run, round_index=1, rows=6, seed=0, annotator="anna").items]
-    labelled = 0
-    for _ in range(3):
+    for labelled in range(3):
         served = Served(run)
         assert f"{labelled} labelled by anna so far" in served.greeting
         client = Client(served.port)
         state = client.ask("GET", "/state").tree["labelled"]
         assert state == ["first"] * labelled + [None] * (6 - labelled)
         assert client.choose(ids[labelled], "first").status == 200
-        labelled += 1
         assert served.end(signal.SIGKILL)[0] == -9
     assert [row_id for row_id, _, _ in kept(run)] == ids[:3]
     assert len(ChoiceLog(layout.choices(run, 1, "anna")).standing) == 3
