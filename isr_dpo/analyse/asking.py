@@ -28,10 +28,15 @@ def bill(replies: Sequence[Reply]) -> Bill:
     return Bill(len(replies), len(bought), sum(reply.cost_usd for reply in bought))
 
 
-def who(grader: Grader, protocol: GradingProtocol[Any]) -> GraderInfo:
+def who(grader: Grader, protocol: GradingProtocol[Any], replies: Sequence[Reply]) -> GraderInfo:
     """The grader with this protocol's prompt."""
-    digest = None if grader.model is None else protocol.prompt_digest
-    return GraderInfo(grader.name, grader.model, protocol.name, digest)
+    return GraderInfo(
+        name=grader.name,
+        model=grader.model,
+        protocol=protocol.name,
+        prompt_digest=None if grader.model is None else protocol.prompt_digest,
+        served_models=tuple(sorted({reply.model for reply in replies if reply.model is not None})),
+    )
 
 
 def questions(run: Run, name: str, *, limit: int | None, seed: int) -> list[TestRow]:

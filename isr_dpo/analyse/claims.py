@@ -164,9 +164,9 @@ def claims(
     return Claims(
         run=run.name,
         uri=run.uri,
-        context=run.recipe.retrospect.context,
+        context=run.context,
         set=name,
-        grader=who(grader, protocol),
+        grader=who(grader, protocol, replies),
         limit=limit,
         seed=seed,
         bill=bill(replies),

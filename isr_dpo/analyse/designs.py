@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from isr_dpo.analyse.compared import System, compared
 from isr_dpo.analyse.estimate import Estimate
 from isr_dpo.analyse.runs import Graded, Run
 from isr_dpo.errors import DataError
-from isr_dpo.evaluate.comparison import Comparison, compare
 
 BASELINE = "none"
 """Self-rewarding: the judge sees no description."""
@@ -54,25 +54,28 @@ class Designs:
 def designs(runs: Sequence[Run], *, policy: int | None = None) -> Designs:
     """The designs of `runs` at `policy`; None: the latest policy that is graded in all of them, else the last of all.
 
-    Figures of different graders are shown and never subtracted; nor are those of different questions.
+    Figures of different graders are shown and never subtracted; nor are those of different questions. A benchmark has
+    no design.
 
     Raises:
+        DataError: none of the runs has a design.
         CorruptOutput: a file differs from its manifest.
     """
+    benchmarks = [run.name for run in runs if not run.context]
+    runs = [run for run in runs if run.context]
+    if not runs:
+        raise DataError("context designs: no run that trains, so none with a design")
     index = _latest(runs) if policy is None else policy
-    graded = {run.name: _graded(run, index) for run in runs}
-    notes: list[str] = []
+    notes = [f"{name}: a benchmark has no context design" for name in benchmarks]
     made = []
     for run in runs:
         baseline = _baseline(run, runs)
-        sets = tuple(
-            _set(run, name, of_run, baseline, graded[baseline.name].get(name) if baseline else None, notes)
-            for name, of_run in graded[run.name].items()
-        )
+        graded = _graded(run, index)
+        sets = tuple(_set(run, index, name, of_run, baseline, notes) for name, of_run in graded.items())
         if not sets:
             notes.append(f"{run.name}: policy {index} is not graded on any set")
-        made.append(Design(run.name, run.recipe.retrospect.context, index, baseline.name if baseline else None, sets))
-    if all(run.recipe.retrospect.context != BASELINE for run in runs):
+        made.append(Design(run.name, run.context, index, baseline.name if baseline else None, sets))
+    if all(run.context != BASELINE for run in runs):
         notes.append(f"no run has context {BASELINE!r} (self-rewarding), so there are no gains")
     return Designs(index, tuple(made), tuple(dict.fromkeys(notes)))
 
@@ -88,20 +91,19 @@ def _graded(run: Run, policy: int) -> dict[str, Graded]:
 
 
 def _baseline(run: Run, runs: Sequence[Run]) -> Run | None:
-    if run.recipe.retrospect.context == BASELINE:
+    if run.context == BASELINE:
         return None
-    found = [other for other in runs if other.recipe.retrospect.context == BASELINE]
+    found = [other for other in runs if other.context == BASELINE]
     return next((other for other in found if other.recipe.seed == run.recipe.seed), found[0] if found else None)
 
 
-def _set(
-    run: Run, name: str, graded: Graded, baseline: Run | None, of_baseline: Graded | None, notes: list[str]
-) -> DesignSet:
+def _set(run: Run, policy: int, name: str, graded: Graded, baseline: Run | None, notes: list[str]) -> DesignSet:
     gain = None
-    if baseline is not None and of_baseline is not None:
-        why = _incomparable(run, graded, baseline, of_baseline, name)
-        gain = None if why else _gain(graded, of_baseline)
-        notes += [why] if why else []
+    if baseline is not None and baseline.graded(policy, name) is not None:
+        try:
+            gain = compared(System(baseline, policy), System(run, policy), name).comparison
+        except DataError as error:
+            notes.append(str(error))
     return DesignSet(
         set=name,
         protocol=graded.grader.protocol,
@@ -113,19 +115,3 @@ def _set(
         accuracy_gain=None if gain is None else Estimate.of(gain.accuracy),
         score_gain=None if gain is None else Estimate.of(gain.score),
     )
-
-
-def _incomparable(run: Run, graded: Graded, baseline: Run, of_baseline: Graded, name: str) -> str | None:
-    if graded.grader != of_baseline.grader:
-        who = f"{run.name} is graded by {graded.grader.words}, {baseline.name} by {of_baseline.grader.words}"
-        return f"{name}: {who}: not compared"
-    if run.set_digest(name) != baseline.set_digest(name):
-        return f"{name}: {run.name} and {baseline.name} were asked different questions: not compared"
-    return None
-
-
-def _gain(graded: Graded, baseline: Graded) -> Comparison | None:
-    try:
-        return compare(baseline.grades, graded.grades)
-    except DataError:  # no question is scored in both
-        return None

@@ -43,7 +43,7 @@ class Lengths:
 
     run: str
     context: str
-    """The run's context design; `none` is self-rewarding."""
+    """The run's context design; `none` is self-rewarding, empty: a benchmark."""
     rounds: tuple[RoundLengths, ...]
     sets: tuple[SetWords, ...]
     """By set, then by policy."""
@@ -58,7 +58,7 @@ def lengths(run: Run) -> Lengths:
         for policy in run.policies
         if (predictions := run.predictions(policy, name)) is not None
     ]
-    return Lengths(run.name, run.recipe.retrospect.context, tuple(r for r in rounds if r is not None), tuple(answers))
+    return Lengths(run.name, run.context, tuple(r for r in rounds if r is not None), tuple(answers))
 
 
 def of_pairs(pairs: Sequence[Preference], index: int) -> RoundLengths | None:

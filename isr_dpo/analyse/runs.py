@@ -31,6 +31,8 @@ class GraderInfo:
     protocol: str
     prompt_digest: str | None = None
     """sha256; None where no model was asked."""
+    served_models: tuple[str, ...] = ()
+    """What the endpoint said it served for `model`, sorted."""
     reading: str = "strict"
 
     @property
@@ -42,8 +44,9 @@ class GraderInfo:
     @property
     def words(self) -> str:
         """All of it, for a message about two that differ."""
+        served = f", served as {' and '.join(self.served_models)}" if self.served_models else ""
         prompt = f", prompt {self.prompt_digest[:8]}" if self.prompt_digest else ""
-        return f"{self.label} by the {self.protocol} protocol{prompt}"
+        return f"{self.label} by the {self.protocol} protocol{served}{prompt}"
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,18 @@ class Graded:
 
     @property
     def accuracy(self) -> Estimate | None:
-        """A share; None where nothing is scored."""
-        scored = self.scored
-        return mean([float(bool(g.correct)) for g in scored], [g.video for g in scored], within=(0.0, 1.0))
+        """A share of the answers that the reading has a verdict for; None where there is none."""
+        right = [(float(g.correct), g.video) for g in self.grades if g.correct is not None]
+        return mean([value for value, _ in right], [video for _, video in right], within=(0.0, 1.0))
 
     @property
     def score(self) -> Estimate | None:
-        """In the protocol's points; None where nothing is scored."""
-        scored, points = self.scored, open_protocol(self.grader.protocol).score_range
-        return mean([g.score or 0.0 for g in scored], [g.video for g in scored], within=points)
+        """In the protocol's points, of the answers that the reading has points for; None where there is none."""
+        points = [(g.score, g.video) for g in self.grades if g.score is not None]
+        low, high = open_protocol(self.grader.protocol).score_range
+        values = [value for value, _ in points]
+        within = (min(low, *values), max(high, *values)) if values else None  # the compat reading knows no bounds
+        return mean(values, [video for _, video in points], within=within)
 
 
 @dataclass(frozen=True)
@@ -86,9 +92,23 @@ class Run:
     name: str
 
     @property
+    def folder(self) -> str:
+        """The last part of the URI."""
+        return self.uri.rpartition("/")[2]
+
+    @property
+    def context(self) -> str:
+        """The context design; `none` is self-rewarding, empty: a benchmark, which trains nothing."""
+        return "" if self.recipe.is_benchmark else self.recipe.retrospect.context
+
+    def system(self, policy: int) -> str:
+        """A policy of this run, in words; a benchmark has one, so its own name says it."""
+        return self.name if self.recipe.is_benchmark else f"{self.name}, {layout.policy_name(policy)}"
+
+    @property
     def policies(self) -> range:
-        """Indices of the policies to show: policy-00, the start, where nothing is trained."""
-        return range(0 if self.recipe.iterations == 0 else 1, self.recipe.iterations + 1)
+        """Indices of the policies to show."""
+        return self.recipe.policies
 
     @property
     def rounds(self) -> range:
@@ -111,6 +131,10 @@ class Run:
         """Answers of a policy to the set `name`."""
         return self._rows(self.answers_uri(policy, name), "part-", Prediction)
 
+    def answered(self, name: str) -> list[int]:
+        """Policies whose answers to the set `name` are complete."""
+        return [policy for policy in self.policies if find(self.answers_uri(policy, name)) is not None]
+
     def graded(self, policy: int, name: str) -> Graded | None:
         """Grades of a policy's answers to the set `name`, by the protocol that the recipe has for it."""
         made = find(layout.graded(self.uri, policy, self.recipe.protocol(name), name))
@@ -122,7 +146,8 @@ class Run:
             model=tree["model"],
             protocol=tree["protocol"],
             prompt_digest=tree["prompt_digest"],
-            reading=tree.get("reading") or "strict",
+            served_models=tuple(tree.get("served_models", ())),
+            reading=tree.get("reading", "strict"),
         )
         return Graded(grader, tuple(_read(made, "part-", Grade)))
 
@@ -130,14 +155,14 @@ class Run:
         """Questions of the set `name`, with their ground truth.
 
         Raises:
-            DataError: the run has no such set, or is not prepared yet.
+            DataError: the run has no such set, did not read it, or is not prepared yet.
         """
         if name not in self.recipe.data.sets:
             known = ", ".join(sorted(self.recipe.data.sets)) or "none"
             raise DataError(f"{self.uri}: no evaluation set {name!r}; its sets: {known}")
         rows = self._rows(layout.dataset(self.uri), f"set-{name}.jsonl", TestRow)
-        if rows is None:
-            raise DataError(f"{self.uri}: its dataset is not complete yet")
+        if not rows:
+            raise DataError(f"{self.uri}: its dataset is not complete yet, or is without the set {name!r}")
         return rows
 
     def questions(self) -> list[Question]:
@@ -164,7 +189,7 @@ class Run:
 
 
 def open_runs(uris: Sequence[str]) -> list[Run]:
-    """The runs at `uris`, each named by its recipe; those of one name by their folder too.
+    """The runs at `uris`, each named by its recipe; where that is no name, by their folder or whole URI too.
 
     Raises:
         DataError: there is no run, or the same one twice.
@@ -174,11 +199,14 @@ def open_runs(uris: Sequence[str]) -> list[Run]:
     if twice:
         raise DataError(f"{twice[0]}: named twice")
     recipes = [_recipe(uri) for uri in uris]
-    times = Counter(recipe.name for recipe in recipes)
-    return [
-        Run(uri, recipe, recipe.name if times[recipe.name] == 1 else f"{recipe.name} ({uri.rpartition('/')[2]})")
-        for uri, recipe in zip(uris, recipes, strict=True)
-    ]
+    names = [recipe.name for recipe in recipes]
+    for more in ([uri.rpartition("/")[2] for uri in uris], uris):
+        times = Counter(names)
+        names = [
+            name if times[name] == 1 else f"{recipe.name} ({extra})"
+            for name, recipe, extra in zip(names, recipes, more, strict=True)
+        ]
+    return [Run(uri, recipe, name) for uri, recipe, name in zip(uris, recipes, names, strict=True)]
 
 
 def open_run(uri: str) -> Run:

@@ -19,7 +19,9 @@ from isr_dpo import layout
 from isr_dpo.analyse.estimate import Estimate
 from isr_dpo.analyse.runs import Graded, Run
 
-NUMBERS = (1, 2, 3, 5)
+DESIGNS = 5
+"""The table of context designs, in which a benchmark has no place."""
+NUMBERS = (1, 2, 3, DESIGNS)
 REPORTED = "reported, retired grader"
 """Stands where our figures have the grader's name."""
 REPRODUCED = "†"
@@ -86,7 +88,8 @@ def table(number: int, runs: Sequence[Run] = ()) -> Table:
         raise ValueError(f"table {number}: accepted: {', '.join(map(str, NUMBERS))}")
     tree = _reported()
     found = tree["tables"][number]
-    ours = [row for run in runs for row in _ours(run, found, designs=number == 5)]
+    shown = [run for run in runs if run.context or number != DESIGNS]
+    ours = [row for run in shown for row in _ours(run, found, designs=number == DESIGNS)]
     notes = [tree["note"], *found.get("notes", ())]
     if runs and not ours:
         notes.append(f"None of the runs is graded on a set of this table ({', '.join(found['sets'])}).")
@@ -128,14 +131,9 @@ def _ours(run: Run, found: Mapping[str, Any], *, designs: bool) -> list[TableRow
             cell = _cell(made) if made is not None and made.grader.protocol == found["protocol"] else None
             if made is not None and cell is not None:
                 by_grader.setdefault(made.grader.label, {})[name] = cell
-        system = f"{run.name}, {layout.policy_name(policy)}" + (f", {_design(run)}" if designs else "")
+        system = run.system(policy) + (f", {DESIGN_NAMES.get(run.context, run.context)}" if designs else "")
         rows += [TableRow(system, "ours", grader, cells) for grader, cells in by_grader.items()]
     return rows
-
-
-def _design(run: Run) -> str:
-    context = run.recipe.retrospect.context
-    return DESIGN_NAMES.get(context, context)
 
 
 def _cell(graded: Graded) -> Cell | None:

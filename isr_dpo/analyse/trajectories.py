@@ -99,14 +99,15 @@ class Trajectories:
 def trajectories(
     run: Run, *, name: str | None = None, videos: Sequence[str] = (), count: int = 3, seed: int = 0
 ) -> Trajectories:
-    """The trajectories of `videos`, each a training video or one of the set `name` (None: the dev set, which every
-    policy answers); without `videos`, of `count` training videos and `count` questions of the set, drawn by `seed`.
+    """The trajectories of `videos`, each a training video or one of the set `name` (None: the leading one, dev, which
+    every policy answers); without `videos`, of `count` training videos and `count` questions of the set, drawn by
+    `seed`.
 
     Raises:
         DataError: no such set, or a video that neither the training rows nor the set have.
         CorruptOutput: a file differs from its manifest.
     """
-    name = name or run.recipe.evaluate.dev
+    name = name or run.recipe.leading_set
     rows = run.test_rows(name)
     trained = sorted({question.video for question in run.questions()})
     if videos:
@@ -119,7 +120,7 @@ def trajectories(
     else:
         shown, asked = _drawn(trained, count, seed), _drawn_rows(rows, count, seed)
     answers, grader = _answers(run, name, asked)
-    return Trajectories(run.name, run.recipe.retrospect.context, name, _over_rounds(run, shown), answers, grader)
+    return Trajectories(run.name, run.context, name, _over_rounds(run, shown), answers, grader)
 
 
 def _drawn(videos: Sequence[str], count: int, seed: int) -> list[str]:

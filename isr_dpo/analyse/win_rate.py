@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isr_dpo.analyse.asking import Bill, answers, bill, questions, who
+from isr_dpo.analyse.compared import System
 from isr_dpo.analyse.estimate import Estimate, mean
-from isr_dpo.analyse.runs import GraderInfo, Run
+from isr_dpo.analyse.runs import GraderInfo
 from isr_dpo.analyse.win_rate_protocol import WinRateProtocol
 from isr_dpo.errors import DataError
 from isr_dpo.evaluate import Grader, Reply
@@ -29,6 +30,7 @@ INCONSISTENT = "the two orders disagree"
 class Side:
     """One of the two systems."""
 
+    label: str
     run: str
     uri: str
     policy: int
@@ -96,21 +98,9 @@ class WinRate:
     kind: Literal["win-rate"] = "win-rate"
 
 
-@dataclass(frozen=True)
-class Contender:
-    """A policy of a run."""
-
-    run: Run
-    policy: int
-
-    @property
-    def side(self) -> Side:
-        return Side(self.run.name, self.run.uri, self.policy, self.run.recipe.retrospect.context)
-
-
 def win_rate(
-    first: Contender,
-    second: Contender,
+    first: System,
+    second: System,
     grader: Grader,
     *,
     sets: Sequence[str],
@@ -132,9 +122,9 @@ def win_rate(
     said = {(p.set, p.row.id): (replies[2 * i], replies[2 * i + 1]) for i, p in enumerate(open_pairs)}
     rows = [_judged(pair, said.get((pair.set, pair.row.id)), protocol) for pair in asked]
     return WinRate(
-        first=first.side,
-        second=second.side,
-        grader=who(grader, protocol),
+        first=_side(first),
+        second=_side(second),
+        grader=who(grader, protocol, replies),
         limit=limit,
         seed=seed,
         bill=bill(replies),
@@ -146,6 +136,11 @@ def win_rate(
         sets=tuple(measure([row for row in rows if row.set == name], name) for name in sets),
         rows=tuple(rows),
     )
+
+
+def _side(system: System) -> Side:
+    run = system.run
+    return Side(system.label, run.name, run.uri, system.policy, run.context)
 
 
 def measure(rows: Sequence[Pair], name: str) -> SetWins:
@@ -207,7 +202,7 @@ class _Asked:
         )
 
 
-def _pairs(first: Contender, second: Contender, name: str, *, limit: int | None, seed: int) -> list[_Asked]:
+def _pairs(first: System, second: System, name: str, *, limit: int | None, seed: int) -> list[_Asked]:
     rows = questions(first.run, name, limit=limit, seed=seed)
     if first.run.set_digest(name) != second.run.set_digest(name):
         raise DataError(

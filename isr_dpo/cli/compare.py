@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import re
 from typing import TYPE_CHECKING
 
 from isr_dpo.cli.options import Commands
+from isr_dpo.cli.systems import SYSTEM, two_systems
 from isr_dpo.errors import DataError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from isr_dpo.analyse.compared import Compared, System
+    from isr_dpo.analyse.compared import Compared
     from isr_dpo.analyse.runs import Run
     from isr_dpo.evaluate.statistics import Difference
-
-SYSTEM = "RUN, or RUN:policy such as runs/demo:3 (default: the newest graded policy)"
-_SYSTEM = re.compile(r"(?P<run>.+?)(?::(?:policy-)?(?P<policy>[0-9]{1,2}))?")
 
 
 def add(commands: Commands) -> None:
@@ -27,7 +24,7 @@ def add(commands: Commands) -> None:
         description="The second system against the first on the questions that are scored in both: differences with "
         "95 % intervals and p-values by a bootstrap over videos, and the answers that flipped.",
     )
-    compare.add_argument("first", metavar="RUN_A[:policy]", help=SYSTEM)
+    compare.add_argument("first", metavar="RUN_A[:policy]", help=SYSTEM.format(done="graded"))
     compare.add_argument("second", metavar="RUN_B[:policy]", help="the same; of one run, too")
     compare.add_argument(
         "--set", action="append", default=[], dest="sets", metavar="NAME", help="as often as needed (default: all)"
@@ -41,7 +38,7 @@ def _compare(options: argparse.Namespace) -> None:
 
     from isr_dpo.analyse.compared import compared, graded_sets
 
-    first, second = _systems(options.first, options.second)
+    first, second = two_systems(options.first, options.second, has=_graded, done="graded")
     sets = options.sets or graded_sets(first, second)
     if not sets:
         raise DataError(f"{first.label} and {second.label} are graded on no set of one name")
@@ -53,30 +50,8 @@ def _compare(options: argparse.Namespace) -> None:
         console.print()
 
 
-def _systems(*texts: str) -> tuple[System, System]:
-    from isr_dpo.analyse.runs import open_run, open_runs
-
-    named = [match.groupdict() for text in texts if (match := _SYSTEM.fullmatch(text)) is not None]
-    uris = [each["run"].rstrip("/") for each in named]
-    runs = [open_run(uris[0])] * 2 if uris[0] == uris[1] else open_runs(uris)
-    a, b = (_system(run, each["policy"]) for run, each in zip(runs, named, strict=True))
-    if a == b:
-        raise DataError(f"{texts[0]} and {texts[1]} are the same policy; name others, such as {uris[0]}:1 {uris[1]}:2")
-    return a, b
-
-
-def _system(run: Run, policy: str | None) -> System:
-    from isr_dpo.analyse.compared import System
-
-    if policy is not None:
-        if int(policy) not in run.policies:
-            raise DataError(f"{run.uri}: no policy {policy}; it has {run.policies[0]} to {run.policies[-1]}")
-        return System(run, int(policy))
-    newest = (p for p in reversed(run.policies) if any(run.graded(p, name) for name in run.recipe.sets_at(p)))
-    found = next(newest, None)
-    if found is None:
-        raise DataError(f"{run.uri}: no policy of it is graded yet")
-    return System(run, found)
+def _graded(run: Run, policy: int) -> bool:
+    return any(run.graded(policy, name) for name in run.recipe.sets_at(policy))
 
 
 def _table(made: Compared) -> Table:
