@@ -3,15 +3,16 @@ anything is decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from isr_dpo import config
 from isr_dpo.data import rows as row_files
+from isr_dpo.data.captions import with_captions
 from isr_dpo.data.clips import Library, fingerprint
-from isr_dpo.data.rows import TrainRow
+from isr_dpo.data.rows import Located, TrainRow
 from isr_dpo.errors import DataError
 from isr_dpo.records import Preference, Question, TestRow
 
@@ -39,22 +40,26 @@ class _Named(NamedTuple):
     """File and line of the first row that names the video."""
 
 
-def read_sources(data: config.Data) -> Sources:
+def read_sources(data: config.Data, *, captioned: Collection[str] = ()) -> Sources:
     """Reads and checks the recipe's rows. `video` lies in `data.videos`, or in the JSONL file's folder, or is absolute,
-    or a URI: a video file, or frames (see `clips.Library`).
+    or a URI: a video file, or frames (see `clips.Library`). `captioned` names the sets whose rows need captions.
 
     Raises:
-        DataError: file and line of a row that is invalid JSON, lacks a key, has no video or repeats an id; a JSONL file
-            that is missing, empty or not UTF-8; a `video` value that means different clips in two JSONL files, or may
-            mean several.
+        DataError: file and line of a row that is invalid JSON, lacks a key or a caption, has no video or repeats an id;
+            a JSONL file that is missing, empty or not UTF-8; a `video` value that means different clips in two JSONL
+            files, or may mean several.
     """
     library = Library()
     named: dict[str, _Named] = {}
-    rows = _read(data.train, TrainRow, named, library, data.videos, key="data.train") if data.train else []
-    sets = {
-        name: tuple(_read(uri, TestRow, named, library, data.videos, key=f"data.sets.{name}"))
-        for name, uri in data.sets.items()
-    }
+    rows: list[TrainRow] = []
+    if data.train:
+        train = row_files.unique(row_files.read(data.train, TrainRow, key="data.train"))
+        rows = _checked(train, data.train, named, library, data.videos)
+    sets: dict[str, tuple[TestRow, ...]] = {}
+    for name, uri in data.sets.items():
+        asked: Iterable[Located[TestRow]] = row_files.unique(row_files.read(uri, TestRow, key=f"data.sets.{name}"))
+        asked = with_captions(asked) if name in captioned else asked
+        sets[name] = tuple(_checked(asked, uri, named, library, data.videos))
     videos = {video: named[video].location for video in sorted(named)}
     return Sources(
         questions=tuple(Question(id=row.id, video=row.video, prompt=row.prompt) for row in rows),
@@ -65,14 +70,14 @@ def read_sources(data: config.Data) -> Sources:
     )
 
 
-def _read(
-    uri: str, row_type: type[R], named: dict[str, _Named], library: Library, root: str | None, *, key: str
+def _checked(
+    located: Iterable[Located[R]], uri: str, named: dict[str, _Named], library: Library, root: str | None
 ) -> list[R]:
-    """The rows of a JSONL file; its videos are added to `named`."""
+    """The rows of the JSONL file `uri`; its videos are added to `named`."""
     rows: list[R] = []
     folder = uri.rpartition("/")[0]
     seen: set[str] = set()
-    for row, where, _ in row_files.unique(row_files.read(uri, row_type, key=key)):
+    for row, where, _ in located:
         _check_pair(row, where)
         rows.append(row)
         if row.video in seen:

@@ -43,7 +43,8 @@ def prepare_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> St
     from isr_dpo.data import dataset
     from isr_dpo.data.sources import read_sources
 
-    sources = read_sources(recipe.data_read)
+    captioned = [name for name in recipe.data.sets if recipe.protocol(name) == "caption"]
+    sources = read_sources(recipe.data_read, captioned=captioned)
     frames = None if recipe.answer.predictions else _frames(recipe, inputs["policy"], sources, run_uri)
     made_from = {} if frames is None else {"frames": frames.digest}
     section = dataset.dataset_section(sources)

@@ -256,7 +256,7 @@ def test_a_grader_that_stays_away_leaves_the_evaluation_pending_and_the_loop_run
     shutil.rmtree(layout.evaluation(copied, 3))
     asked = {"full_at": [1], "grader": "openai"}
     with monkeypatch.context() as patch:
-        patch.setattr("isr_dpo.evaluate.open_grader", lambda *_, **__: AwayGrader())
+        patch.setattr("isr_dpo.steps.evaluate.open_grader", lambda *_, **__: AwayGrader())
         recipe = recipe_for(model, world, tracking, evaluate=asked)
         result = again("evaluate", recipe, copied, 3)
         assert result.metrics == {"pending_sets": 1}
