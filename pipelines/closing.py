@@ -9,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 
 from isr_dpo import layout
+from isr_dpo.analyse.runs import Run
 from isr_dpo.config import Recipe, Tracking
-from isr_dpo.report.data import grader
 from isr_dpo.report.summary import PolicySummary, Summary, summarise
 
 NOTHING = "–"
@@ -18,7 +18,7 @@ NOTHING = "–"
 
 def show(console: Console, run_uri: str, recipe: Recipe) -> None:
     """The closing table, and where the report, the models and MLflow's pages are."""
-    summary, graded_by = summarise(run_uri, recipe), grader(run_uri, recipe)
+    summary, graded_by = summarise(run_uri, recipe), _graded_by(run_uri, recipe)
     if recipe.is_benchmark:
         console.print(set_table(summary, recipe, graded_by=graded_by))
         console.print()
@@ -39,6 +39,15 @@ def show(console: Console, run_uri: str, recipe: Recipe) -> None:
         "promote": f"{_program('isr-dpo')} promote {name}{elsewhere}",
     }
     _say(console, {**_pages(run_uri, recipe), **commands})
+
+
+def _graded_by(run_uri: str, recipe: Recipe) -> str:
+    """Whoever graded what the table shows, in words."""
+    run = Run(run_uri, recipe, recipe.name)
+    sets = recipe.sets_at(0) if recipe.is_benchmark else [recipe.leading_set]
+    graded = [run.graded(policy, name) for policy in recipe.policies for name in sets]
+    labels = dict.fromkeys(each.grader.label for each in graded if each is not None)
+    return f"graded by {' and '.join(labels)}" if labels else "not graded yet"
 
 
 def _pages(run_uri: str, recipe: Recipe) -> dict[str, str]:

@@ -35,7 +35,11 @@ def recipe_for(model: Path, world: Path, tracking: str, **changes: Any) -> Recip
 
 def step_names(recipe: Recipe) -> Iterator[tuple[str, int]]:
     """All steps of a run, in an order in which each finds its inputs."""
-    yield from (("preflight", 0), ("prepare", 0), ("train", 0))
+    yield from (("preflight", 0), ("prepare", 0))
+    if recipe.is_benchmark:
+        yield from (("answer", 0), ("evaluate", 0), ("report", 0))
+        return
+    yield "train", 0
     for policy in range(1, recipe.iterations + 1):
         yield from ((name, policy) for name in ("answer", "evaluate", "register", "report"))
         if policy == recipe.iterations:

@@ -65,7 +65,7 @@ def test_a_run_goes_in_order_ends_with_the_table_and_is_not_repeated(folder: Pat
         "answer 1 dataset,policy",
         "evaluate 1 answers,dataset",
         "register 1 evaluation,policy",
-        "report 1 registered",
+        "report 1 assessed",
     ]
     assert set(steps[7:9]) == {"generate 1 dataset,policy", "retrospect 1 dataset,policy"}
     assert steps[9:11] == ["judge 1 contexts,dataset,policy,responses", "train 1 dataset,policy,preferences"]
@@ -105,10 +105,32 @@ def test_a_fused_run_answers_the_dev_set_before_it_is_graded(folder: Path) -> No
         "answer 1 dataset,policy",
         "evaluate 1 answers,dataset",
         "register 1 evaluation,policy",
-        "report 1 registered",
+        "report 1 assessed",
         "train 1 dataset,policy,preferences",
         "answer 2 dataset,policy",
     ]
+
+
+def test_a_benchmark_trains_and_registers_nothing_and_ends_with_a_line_a_set(folder: Path) -> None:
+    (folder / "tiny.yaml").write_text(json.dumps(RECIPE | {"iterations": 0}))
+    made = run(folder)
+    assert made.returncode == 0, made.stdout + made.stderr
+    assert trace(folder) == [
+        "preflight 0 ",
+        "prepare 0 policy",
+        "answer 0 dataset,policy",
+        "evaluate 0 answers,dataset",
+        "report 0 assessed",
+    ]
+    for name in ("dev", "test"):
+        (line,) = [line for line in made.stdout.splitlines() if line.startswith(f"{name} ")]
+        assert "caption" in line
+        assert "50.0 [25.0, 75.0]" in line
+    assert "compare run OTHER-RUN" in made.stdout
+    assert "promote" not in made.stdout
+    again = run(folder)
+    assert "complete" in again.stdout
+    assert len(trace(folder)) == 5
 
 
 def test_with_several_pods_a_stage_is_completed_after_all_its_shares(folder: Path) -> None:

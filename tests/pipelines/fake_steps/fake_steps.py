@@ -55,7 +55,7 @@ def outputs(name, recipe, run_uri, index):
     from isr_dpo import layout
     from isr_dpo.stores import join
 
-    sets = sorted(recipe.data.sets) if index in recipe.evaluate.full_at else [recipe.evaluate.dev]
+    sets = recipe.sets_at(index)
     rounds = {"generate": ["responses"], "retrospect": ["contexts"], "judge": ["preferences"]}
     rounds["prefer"] = ["responses", "contexts", "preferences"]
     if name in rounds:
@@ -65,7 +65,7 @@ def outputs(name, recipe, run_uri, index):
         "prepare": [layout.frames(run_uri), layout.dataset(run_uri)],
         "train": [layout.round_output(run_uri, index, "training"), layout.policy(run_uri, index + 1)],
         "answer": [join(layout.answers(run_uri, index), s) for s in sets],
-        "evaluate": [join(layout.evaluation(run_uri, index), f"caption-{s}") for s in sets],
+        "evaluate": [layout.graded(run_uri, index, recipe.protocol(s), s) for s in sets],
     }.get(name, [])
 
 
@@ -79,6 +79,9 @@ def finish(uri, step):
     figures |= {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75}
     figures |= {"score": 2.5, "score_low": 2.25, "score_high": 2.75}
     output.write("metrics.json", json.dumps(figures).encode())
+    if step == "evaluate":
+        graded = {"protocol": "caption", "grader": "rule-based", "model": None, "prompt_digest": None}
+        output.write("protocol.json", json.dumps(graded).encode())
     return output.seal(rows=1, deterministic=True)
 
 
