@@ -23,8 +23,8 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
     ),
     "answer": ("answer.max_new_tokens", "model.dtype", *_ENGINE),
     "evaluate": (
-        *(f"evaluate.{key}" for key in ("grader", "model", "base_url", "structured", "temperature", "seed")),
-        *(f"evaluate.{key}" for key in ("reply_limit", "reply_tokens", "reasoning_effort")),
+        *(f"evaluate.{key}" for key in ("grader", "model", "base_url", "reading", "structured", "temperature")),
+        *(f"evaluate.{key}" for key in ("seed", "reply_limit", "reply_tokens", "reasoning_effort")),
     ),
 }
 """The recipe keys that each step's output depends on. A change of another key leaves finished work standing.
