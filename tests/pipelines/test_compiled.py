@@ -143,7 +143,44 @@ def fused(design: str = "retrospective", *, iterations: int = 4) -> Recipe:
 def test_every_packaged_recipe_compiles(name: str, tmp_path: Path) -> None:
     recipe = recipe_files.load(name)
     tasks = Graph(recipe, tmp_path).tasks
+    if recipe.is_benchmark:
+        assert "seed DPO" not in tasks
+        return
     assert (f"round {recipe.iterations - 1} · prefer" in tasks) == (recipe.engine.kind == "vllm")
+
+
+def test_a_benchmark_asks_grades_and_reports_and_nothing_else(tmp_path: Path) -> None:
+    graph = Graph(changed(iterations=0), tmp_path)
+    assert set(graph.tasks) == {
+        "preflight",
+        "prepare",
+        "policy-00 · answer",
+        "policy-00 · evaluate",
+        "policy-00 · report",
+    }
+    assert graph.source["prepare"] == {"policy": "preflight"}
+    assert graph.source["policy-00 · answer"] == {"policy": "preflight", "dataset": "prepare"}
+    assert graph.source["policy-00 · evaluate"] == {"answers": "policy-00 · answer", "dataset": "prepare"}
+    assert graph.source["policy-00 · report"] == {"assessed": "policy-00 · evaluate"}
+
+
+def test_a_benchmark_of_several_pods_shares_its_answers_unless_they_stand_in_files(tmp_path: Path) -> None:
+    shares = "policy-00 · answer · shares"
+    assert shares in Graph(changed(iterations=0, engine={"pods": 3}), tmp_path).tasks
+    files = {name: f"{name}.jsonl" for name in SMOKE.data.sets}
+    imported = changed(iterations=0, engine={"pods": 3}, model={}, answer={"predictions": files})
+    assert shares not in Graph(imported, tmp_path).tasks
+
+
+def test_the_packaged_benchmark_has_all_ten_test_files_each_by_its_protocol() -> None:
+    recipe = recipe_files.load("benchmarks")
+    official = {"msvd-official", "msrvtt-official", "tgif-official"}
+    caption = {"actnet", "vidal", "webvid", "msvd", "msrvtt", "tgif", "ssv2"}
+    assert {name: recipe.protocol(name) for name in recipe.data.sets} == {
+        **dict.fromkeys(caption, "caption"),
+        **dict.fromkeys(official, "official"),
+    }
+    assert recipe.sets_at(0) == sorted(caption | official)
 
 
 def test_a_fused_round_is_one_task_before_training(tmp_path: Path) -> None:

@@ -36,6 +36,27 @@ def finished(run: Path, plan: Recipe, *, prompts_digest: str = "") -> str:
     return str(run)
 
 
+BENCHMARK = recipe(iterations=0)
+IMPORTED = recipe(iterations=0, model={}, answer={"predictions": {"dev": "d.jsonl", "test": "t.jsonl"}})
+
+
+@pytest.mark.parametrize("plan", [BENCHMARK, IMPORTED])
+def test_a_finished_benchmark_is_complete_and_each_of_its_outputs_counts(plan: Recipe, tmp_path: Path) -> None:
+    assert is_complete(finished(tmp_path / "whole", plan), plan)
+    for number, uri in enumerate(names(plan)):
+        run = tmp_path / str(number)
+        finished(run, plan)
+        (run / uri.removeprefix("run/") / "manifest.json").unlink()
+        assert not is_complete(str(run), plan), uri
+
+
+def test_a_benchmark_makes_answers_and_grades_of_all_sets_and_decodes_no_video_for_prediction_files() -> None:
+    graded = [f"run/evaluation/policy-00/caption-{name}" for name in ("dev", "test")]
+    answered = [f"run/answers/policy-00/{name}" for name in ("dev", "test")]
+    assert sorted(names(IMPORTED)) == sorted(["run/dataset", "run/policy-00", *answered, *graded])
+    assert set(names(BENCHMARK)) - set(names(IMPORTED)) == {"run/frames"}
+
+
 def names(plan: Recipe) -> list[str]:
     return list(expected("run", plan))
 
