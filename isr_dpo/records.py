@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from isr_dpo.errors import DataError
 
@@ -151,6 +151,12 @@ class Outcome(Row):
 
     status: Literal["success", "failed"]
     message: str
+
+    @field_validator("status", mode="before")
+    @classmethod
+    def _failed(cls, status: Any) -> Any:
+        """The public scripts write `error`, and count whatever is not a success as a failure [C]."""
+        return "failed" if isinstance(status, str) and status != "success" else status
 
 
 class Prediction(Identified):

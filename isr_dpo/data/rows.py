@@ -11,12 +11,12 @@ from typing import Generic, NamedTuple, TypeVar
 from pydantic import ConfigDict
 
 from isr_dpo.errors import DataError
-from isr_dpo.records import Published, Row, read_rows
+from isr_dpo.records import Identified, Published, Row, read_rows
 from isr_dpo.stores import Missing, open_store
 from isr_dpo.stores.local import to_path
 
 R = TypeVar("R", bound=Row)
-P = TypeVar("P", bound=Published)
+P = TypeVar("P", bound=Identified)
 
 
 class Named(Row):

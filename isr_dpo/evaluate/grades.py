@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from isr_dpo.errors import DataError
 from isr_dpo.evaluate import Grader, Progress, Reply
@@ -13,13 +13,21 @@ from isr_dpo.evaluate.protocol import ScoringProtocol, Task
 from isr_dpo.evaluate.statistics import clustered_mean
 from isr_dpo.manifest import Output
 from isr_dpo.parts import work_in_parts
-from isr_dpo.records import UNSCORED, Grade, Prediction, TestRow
+from isr_dpo.records import UNSCORED, Grade, Prediction, TestRow, part_name, to_jsonl
 
 METRICS = "metrics.json"
 PROTOCOL = "protocol.json"
 How = Literal["strict", "compat"]
 HOWS: tuple[How, ...] = ("strict", "compat")
 Reason = Literal["no_answer", "no_reply", "unreadable"]
+
+
+class GradedBy(NamedTuple):
+    """Who replied, and to which prompt; `model` is as asked for, None where no model was asked, or nobody knows."""
+
+    grader: str
+    model: str | None
+    prompt_digest: str | None
 
 
 def evaluate(
@@ -57,10 +65,32 @@ def evaluate(
         work=work,
         progress=progress,
     )
-    metrics = measure(grades, protocol=protocol)
-    output.write(METRICS, _json(metrics))
-    output.write(PROTOCOL, _json(describe(grades, grader, protocol=protocol, reading=reading)))
-    return metrics
+    by = GradedBy(grader.name, grader.model, None if grader.model is None else protocol.prompt_digest)
+    return _conclude(grades, by, protocol=protocol, reading=reading, output=output)
+
+
+def regrade(
+    predictions: Sequence[Prediction],
+    rows: Sequence[TestRow],
+    replies: Mapping[str, Reply],
+    by: GradedBy,
+    *,
+    protocol: ScoringProtocol,
+    output: Output,
+    reading: How,
+) -> dict[str, float]:
+    """`evaluate` without asking anybody: `replies`, by the prediction's id, are those that `by` gave before. Without
+    one a prediction is unscored.
+
+    Raises:
+        DataError: predictions and rows do not belong together.
+    """
+    by_id = _matched(predictions, rows)
+    none = Reply("", failure="there is no reply to this one")
+    reply_of = {p.id: replies.get(p.id, none) for p in predictions if p.model_prediction.status == "success"}
+    grades = graded(predictions, by_id, reply_of, protocol=protocol, reading=reading)
+    output.write(part_name(0), to_jsonl(grades))
+    return _conclude(grades, by, protocol=protocol, reading=reading, output=output)
 
 
 def grade(
@@ -77,8 +107,20 @@ def grade(
     progress(len(predictions) - len(answered))
     replies = grader.grade(protocol, [_task(p, rows[p.id], protocol) for p in answered], progress)
     reply_of = {p.id: reply for p, reply in zip(answered, replies, strict=True)}
+    return graded(predictions, rows, reply_of, protocol=protocol, reading=reading)
+
+
+def graded(
+    predictions: Sequence[Prediction],
+    rows: Mapping[str, TestRow],
+    replies: Mapping[str, Reply],
+    *,
+    protocol: ScoringProtocol,
+    reading: How,
+) -> list[Grade]:
+    """A grade for each prediction, in order, from the replies by their ids; one without has not been sent."""
     return [
-        _grade(p, rows[p.id].video, reply_of.get(p.id), read=lambda text: read(text, protocol, reading))
+        _grade(p, rows[p.id].video, replies.get(p.id), read=lambda text: read(text, protocol, reading))
         for p in predictions
     ]
 
@@ -118,16 +160,25 @@ def measure(grades: Sequence[Grade], *, protocol: ScoringProtocol) -> dict[str, 
     return metrics
 
 
-def describe(grades: Iterable[Grade], grader: Grader, *, protocol: ScoringProtocol, reading: How) -> dict[str, Any]:
+def describe(grades: Iterable[Grade], by: GradedBy, *, protocol: ScoringProtocol, reading: How) -> dict[str, Any]:
     """Who graded, and how: what makes two figures comparable."""
     return {
         "protocol": protocol.name,
-        "grader": grader.name,
-        "model": grader.model,
+        "grader": by.grader,
+        "model": by.model,
         "served_models": sorted({g.model for g in grades if g.model is not None}),
-        "prompt_digest": None if grader.model is None else protocol.prompt_digest,
+        "prompt_digest": by.prompt_digest,
         "reading": reading,
     }
+
+
+def _conclude(
+    grades: Sequence[Grade], by: GradedBy, *, protocol: ScoringProtocol, reading: How, output: Output
+) -> dict[str, float]:
+    metrics = measure(grades, protocol=protocol)
+    output.write(METRICS, _json(metrics))
+    output.write(PROTOCOL, _json(describe(grades, by, protocol=protocol, reading=reading)))
+    return metrics
 
 
 def _interval(name: str, values: Sequence[tuple[float, str]], within: tuple[float, float]) -> dict[str, float]:
