@@ -113,16 +113,16 @@ def trajectories(found: Trajectories) -> list[RenderableType]:
             table.add_row(str(description.round), "description", _words(description.changes))
         for question in video.questions:
             table.add_section()
-            table.add_row("", "question", Text(question.question))
+            table.add_row("", "question", _text(question.question))
             for response in question.responses:
-                shown = _words(response.changes) if response.chosen is not None else Text(f"({response.outcome})")
+                shown = _words(response.changes) if response.chosen is not None else _text(f"({response.outcome})")
                 table.add_row(str(response.round), "chosen", shown)
         parts.append(table)
     for asked in found.questions:
         title = f"{head}, set {found.set}, {asked.video}: {asked.question}"
         correct = f"correct ({found.grader or 'not graded'})"
         table = _table(title, "policy", correct, "words", "text; new words are green")
-        table.add_row("", "", "", Text(f"ground truth: {asked.truth}"))
+        table.add_row("", "", "", _text(f"ground truth: {asked.truth}"))
         for answer in asked.answers:
             right = {True: "yes", False: "no", None: NONE}[answer.correct]
             table.add_row(_policy(answer.policy), right, str(answer.words), _words(answer.changes))
@@ -166,27 +166,33 @@ def claims(found: Claims) -> list[RenderableType]:
 
 
 def _examined(row: Examined) -> Text:
-    text = Text(f"{_policy(row.policy)}, {row.id}: {row.question}\n  caption: {row.caption}\n  answer: ")
+    text = _text(f"{_policy(row.policy)}, {row.id}: {row.question}\n  caption: {row.caption}\n  answer: ")
     for piece in pieces(row.answer, row.claims or ()):
-        text.append(f"[{piece.text}]" if piece.verdict == "unsupported" else piece.text, style=STYLES[piece.verdict])
+        shown = f"[{piece.text}]" if piece.verdict == "unsupported" else piece.text
+        text.append_text(_text(shown, STYLES[piece.verdict]))
     return text
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=Text(title), title_justify="left")
+    table = Table(title=_text(title), title_justify="left")
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     return table
 
 
 def _row(table: Table, *cells: str) -> None:
-    table.add_row(*map(Text, cells))
+    table.add_row(*map(_text, cells))
+
+
+def _text(text: str, style: str = "") -> Text:
+    """`text` without what a terminal would obey."""
+    return Text("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text), style=style)
 
 
 def _words(words: Sequence[Words]) -> Text:
     text = Text()
     for number, run in enumerate(words):
-        text.append(" " if number else "").append(run.text, style=STYLES[run.mark])
+        text.append(" " if number else "").append_text(_text(run.text, STYLES[run.mark]))
     return text
 
 
@@ -205,4 +211,4 @@ def _bill(bill: Bill) -> str:
 
 
 def _note(text: str) -> Text:
-    return Text(text, style="dim")
+    return _text(text, "dim")
