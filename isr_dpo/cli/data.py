@@ -1,0 +1,79 @@
+"""`isr-dpo data`: the published rows and videos, before a run."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from isr_dpo.cli.options import Commands, count
+from isr_dpo.errors import DataError, OutsideError
+
+if TYPE_CHECKING:
+    from isr_dpo.data.fetch import Fetched
+
+SHOWN = 3
+"""Of a list that may be long."""
+
+
+def add(commands: Commands) -> None:
+    data = commands.add_parser("data", help="bring published videos to a store, cut a dev set, see what is missing")
+    actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
+    _add_fetch(actions)
+
+
+def _add_fetch(actions: Commands) -> None:
+    fetch = actions.add_parser(
+        "fetch",
+        help="bring the clips that rows name from published archives to a store, as a stream",
+        description="Reads archives once, as a stream, and stores the clips that the rows name, each as one object: "
+        "<clip id>.tar of frames, or the video file. Interrupted, the same command goes on.",
+    )
+    fetch.add_argument(
+        "source",
+        help="a folder of archives, https://server/folder/ (with --chunks), the URL of one, a .txt file with a URL a "
+        "line, or hf://datasets/ORGANISATION/NAME[@REVISION]/FOLDER (HF_TOKEN and HF_ENDPOINT are read)",
+    )
+    fetch.add_argument("dest", help="a folder, or s3://bucket/prefix: the recipe's data.videos")
+    fetch.add_argument("--rows", action="append", required=True, metavar="FILE", help="JSONL whose rows name videos")
+    fetch.add_argument(
+        "--chunks", nargs="+", default=[], metavar="NAME", help="these archives alone, such as 'chunk_{0..15}.tar.gz'"
+    )
+    fetch.add_argument("--workers", type=count, default=2, metavar="N", help="archives at a time (default %(default)s)")
+    fetch.add_argument("--allow-missing", action="store_true", help="clips that are in no archive are no failure")
+    fetch.set_defaults(run=_fetch)
+
+
+def _fetch(options: argparse.Namespace) -> None:
+    from isr_dpo.data.fetch import fetch
+
+    fetched = fetch(
+        options.source,
+        options.dest,
+        rows=options.rows,
+        chunks=options.chunks,
+        workers=max(1, options.workers),
+    )
+    print(_table(fetched))
+    failed = [outcome for outcome in fetched.outcomes if outcome.failure is not None]
+    if failed:
+        again = all(isinstance(outcome.failure, OutsideError) for outcome in failed)
+        message = f"{len(failed)} of {len(fetched.outcomes)} chunks failed; run the same command again to go on:"
+        lines = [message, *(f"  {outcome.failure}" for outcome in failed)]
+        raise (OutsideError if again else DataError)("\n".join(lines))
+    if fetched.missing and not options.allow_missing:
+        first = ", ".join(fetched.missing[:SHOWN]) + (", ..." if len(fetched.missing) > SHOWN else "")
+        raise DataError(
+            f"{len(fetched.missing)} of {fetched.wanted} clips are in none of the chunks ({first}): "
+            f"{options.dest}/missing.jsonl lists them; --allow-missing takes this for success"
+        )
+
+
+def _table(fetched: Fetched) -> str:
+    width = max(len(outcome.chunk) for outcome in fetched.outcomes)
+    lines = [f"{'chunk':<{width}}  {'state':<10}  {'clips':>7}  {'stored':>7}  {'GB read':>8}"]
+    lines += [
+        f"{o.chunk:<{width}}  {o.state:<10}  {o.clips:>7}  {o.stored:>7}  {o.read_bytes / 1e9:>8.2f}"
+        for o in fetched.outcomes
+    ]
+    there = fetched.wanted - len(fetched.missing)
+    return "\n".join([*lines, f"{there} of {fetched.wanted} clips are there, {len(fetched.missing)} are missing"])

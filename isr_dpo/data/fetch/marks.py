@@ -1,0 +1,49 @@
+"""What is known of a chunk at its destination: `.fetch/<chunk>-<place>.json`."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from isr_dpo.data.fetch.chunks import Chunk
+from isr_dpo.errors import CorruptOutput
+from isr_dpo.stores import Missing, join, read_bytes, write_bytes
+
+FOLDER = ".fetch"
+
+
+class Mark(BaseModel):
+    """Written when a chunk is begun, and again when it is done."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    place: str
+    identity: str
+    """Of the archive that was read."""
+    wanted: str
+    """Digest of the clip ids that were asked for."""
+    complete: bool = False
+    renews: bool = False
+    """It was read although its clips stood, because it had changed: until it is complete some of them may be old."""
+    clips: tuple[str, ...] = ()
+    """Those that came from here."""
+
+
+def find(dest: str, chunk: Chunk) -> Mark | None:
+    """Raises CorruptOutput where the file is not ours."""
+    uri = _uri(dest, chunk)
+    try:
+        return Mark.model_validate_json(read_bytes(uri))
+    except Missing:
+        return None
+    except ValidationError as error:
+        raise CorruptOutput(f"{uri}: not a mark of a chunk; delete it, and the chunk is read again") from error
+
+
+def write(dest: str, chunk: Chunk, mark: Mark) -> None:
+    write_bytes(_uri(dest, chunk), mark.model_dump_json(indent=1).encode())
+
+
+def _uri(dest: str, chunk: Chunk) -> str:
+    return join(dest, FOLDER, f"{chunk.name}-{hashlib.sha256(chunk.place.encode()).hexdigest()[:8]}.json")
