@@ -71,12 +71,7 @@ def open_grader(settings: Evaluate, *, run_uri: str) -> Grader:
         return RuleBasedGrader()
     from isr_dpo.evaluate.openai import OpenAIGrader
 
-    return OpenAIGrader(
-        model=settings.model,
-        base_url=settings.base_url,
-        concurrency=settings.concurrency,
-        timeout_seconds=settings.timeout_seconds,
-    )
+    return OpenAIGrader(settings, run_uri=run_uri)
 
 
 def open_protocol(name: str) -> ScoringProtocol:

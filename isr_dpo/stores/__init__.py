@@ -59,6 +59,10 @@ def join(uri: str, *names: str) -> str:
 
 def read_bytes(uri: str) -> bytes:
     """The object at `uri`, for small ones. Raises Missing."""
+    if uri.startswith("s3://"):  # one request, without the machinery for large files
+        from isr_dpo.stores.s3 import read_tagged
+
+        return read_tagged(uri).content
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "object"
         open_store(uri).get(uri, path)

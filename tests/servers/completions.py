@@ -8,6 +8,7 @@ import json
 import secrets
 import threading
 import time
+import urllib.parse
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,6 +30,26 @@ class Manner:
     cut: bool = False
 
 
+@dataclass(frozen=True)
+class Call:
+    """A request to another path than that of completions."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    content_type: str
+    content: bytes
+
+
+@dataclass(frozen=True)
+class Said:
+    """What is answered to it. `tree` is JSON, or text; `cut` ends the connection without an answer."""
+
+    status: int = 200
+    tree: Any = None
+    cut: bool = False
+
+
 @dataclass
 class Served(Generic[P]):
     """`asked` and `times` (monotonic): of every request that was well-formed."""
@@ -37,6 +58,8 @@ class Served(Generic[P]):
     asked: list[P] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     most_at_once: int = 0
+    unknown: int = 0
+    """Requests with another key."""
 
 
 @contextlib.contextmanager
@@ -45,11 +68,12 @@ def completions_server(
     known_by: Callable[[P], Hashable],
     answer: Callable[[P, int], A],
     completion: Callable[[A, P], dict[str, Any]],
+    other: Callable[[Call], Said | None] = lambda _: None,
 ) -> Iterator[Served[P]]:
     """A server for requests that `parse` reads; it raises ValueError for another form, which is refused with 400.
 
     `answer(request, n)` decides; n counts from 0 how often one `known_by` the same was asked. `completion` words what
-    is answered with 200.
+    is answered with 200. `other` answers on other paths; None: there is no such path.
     """
     lock = threading.Lock()
     state = Served[P]()
@@ -62,10 +86,10 @@ def completions_server(
         def do_POST(self) -> None:
             nonlocal active
             content = self.rfile.read(int(self.headers["Content-Length"]))
-            if self.path != "/v1/chat/completions":
-                return self._send(404, {"error": {"message": f"no such path {self.path}"}})
             if self.headers["Authorization"] != f"Bearer {KEY}":
-                return self._send(401, {"error": {"message": f"bad key {self.headers['Authorization']}"}})
+                return self._unknown()
+            if self.path != "/v1/chat/completions":
+                return self._other("POST", content)
             try:
                 asked = parse(content)
             except ValueError as error:
@@ -82,6 +106,28 @@ def completions_server(
                 with lock:
                     active -= 1
 
+        def do_GET(self) -> None:
+            if self.headers["Authorization"] != f"Bearer {KEY}":
+                return self._unknown()
+            return self._other("GET", b"")
+
+        def _unknown(self) -> None:
+            with lock:
+                state.unknown += 1
+            said = f"Incorrect API key provided: {self.headers['Authorization']}"
+            return self._send(401, {"error": {"message": said, "code": "invalid_api_key"}})
+
+        def _other(self, method: str, content: bytes) -> None:
+            url = urllib.parse.urlsplit(self.path)
+            query = dict(urllib.parse.parse_qsl(url.query))
+            said = other(Call(method, url.path, query, self.headers.get("Content-Type", ""), content))
+            if said is None:
+                return self._send(404, {"error": {"message": f"no such path {self.path}"}})
+            if said.cut:
+                self.close_connection = True
+                return None
+            return self._send(said.status, said.tree)
+
         def _play(self, answer: A, asked: P) -> None:
             time.sleep(answer.hang)
             if answer.cut:
@@ -93,7 +139,7 @@ def completions_server(
             return self._send(200, completion(answer, asked))
 
         def _send(self, status: int, tree: Any, headers: Mapping[str, str] | None = None) -> None:
-            content = json.dumps(tree).encode()
+            content = tree.encode() if isinstance(tree, str) else json.dumps(tree).encode()
             with contextlib.suppress(ConnectionError):
                 self.send_response(status)
                 for name, value in (headers or {}).items():
