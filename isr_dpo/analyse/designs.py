@@ -81,8 +81,13 @@ def designs(runs: Sequence[Run], *, policy: int | None = None) -> Designs:
 
 
 def _latest(runs: Sequence[Run]) -> int:
-    shared = set.intersection(*({p for p in run.policies if _graded(run, p)} for run in runs))
-    return max(shared, default=max(run.policies[-1] for run in runs))
+    last = max(run.policies[-1] for run in runs)
+    shared = (policy for policy in range(last, 0, -1) if all(_is_graded(run, policy) for run in runs))
+    return next(shared, last)
+
+
+def _is_graded(run: Run, policy: int) -> bool:
+    return policy in run.policies and any(run.graded(policy, name) for name in run.recipe.sets_at(policy))
 
 
 def _graded(run: Run, policy: int) -> dict[str, Graded]:

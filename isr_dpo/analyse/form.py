@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -35,7 +34,5 @@ def from_json(kind: type[T], content: bytes, *, where: str) -> T:
 
 
 def save(result: Any, uri: str) -> None:
-    """Stores the JSON of a result at `uri`, a path or s3://, whole or not at all."""
-    if "://" not in uri:
-        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+    """Stores the JSON of a result at `uri`, a path or s3://, whole or not at all. Raises StoreError."""
     write_bytes(uri, to_json(result))
