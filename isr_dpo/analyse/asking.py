@@ -24,8 +24,9 @@ class Bill:
 
 
 def bill(replies: Sequence[Reply]) -> Bill:
-    bought = [reply for reply in replies if reply.bought]
-    return Bill(len(replies), len(bought), sum(reply.cost_usd for reply in bought))
+    """One reply may serve several equal tasks: it was bought once."""
+    bought = {reply.key or str(number): reply for number, reply in enumerate(replies) if reply.bought}
+    return Bill(len(replies), len(bought), sum(reply.cost_usd for reply in bought.values()))
 
 
 def who(grader: Grader, protocol: GradingProtocol[Any], replies: Sequence[Reply]) -> GraderInfo:
