@@ -5,18 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from isr_dpo import layout, manifest
 from isr_dpo.errors import RecipeError
 from isr_dpo.records import Judged, Prediction, Preference, Responses
-from isr_dpo.steps import run_step
 from isr_dpo.steps.common import metrics_of, rows_of
-from isr_dpo.steps.inputs import inputs_of
 from tests.loop import recipe_for, run_loop
-from tests.servers.model_server import KEY, Answer, model_server
 
 LONG = "what " * 600
 
@@ -88,30 +84,3 @@ def test_a_policy_that_was_not_copied_to_its_end_is_refused_at_once(
     (start / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes()[:-9])
     with pytest.raises(RecipeError, match=r"model\.start: .*not written or copied to its end"):
         run_loop(recipe_for(start, world, tracking), str(tmp_path / "run"), until=("preflight", 0))
-
-
-def test_a_served_baseline_is_answered_for_and_evaluated_but_neither_trained_nor_registered(
-    world: Path, model: Path, tracking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    plain = Path(shutil.copytree(world, tmp_path / "world"))
-    rows = [json.loads(line) for line in (plain / "train.jsonl").read_text().splitlines()]
-    asked = [{key: row[key] for key in ("id", "video", "prompt")} for row in rows]
-    (plain / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in asked))
-    with model_server(lambda asked, n: Answer(text="a red ball")) as server:
-        engine = {"kind": "openai", "model": "m", "base_url": server.url}
-        changes: dict[str, Any] = {"engine": engine, "iterations": 1}
-        recipe = recipe_for(model, plain, tracking, **changes)
-        run_loop(recipe, str(tmp_path / "run"))
-        answers = rows_of(made(f"{layout.answers(str(tmp_path / 'run'), 1)}/dev"), Prediction)
-        assert {row.model_prediction.message for row in answers} == {"a red ball"}
-        assert len(server.asked) == len(answers)
-        seeded = recipe_for(model, world, tracking, **changes)
-        with pytest.raises(RecipeError, match="a baseline is not trained"):
-            run_loop(seeded, str(tmp_path / "seeded"))
-    with pytest.raises(ValueError, match="iterations: 1, not 3"):
-        recipe_for(model, world, tracking, engine=engine)
-    monkeypatch.delenv("OPENAI_API_KEY")
-    inputs = inputs_of("preflight", recipe, str(tmp_path / "other"), 0)
-    with pytest.raises(RecipeError, match=r"engine\.kind is openai, but OPENAI_API_KEY is not set"):
-        run_step("preflight", recipe, inputs, str(tmp_path / "other"), 0)
