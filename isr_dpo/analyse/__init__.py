@@ -7,6 +7,7 @@
 | `trajectories` | descriptions, responses and answers over the rounds, for some videos | Figures 7, 8 |
 | `win_rate` | two systems' answers head to head against the ground truth, by a grader | Figure 6 |
 | `claims` | what answers claim that the caption does not support, by a grader | Figure 2 |
+| `agreement` | the judge's choices beside those of people or an oracle | Table 4 |
 | `tables` | the paper's tables with our figures beside the reported ones | Tables 1, 2, 3, 5 |
 
 Every result is a frozen dataclass of plain values: `form.to_json` writes it, `form.from_json` reads it back. A figure

@@ -1,5 +1,6 @@
-"""Choices between a round's two answers, made by people or by an oracle: what the judge's agreement is measured with.
+"""Choices between a round's two answers, by people: what the judge's agreement is measured with.
 
-sheet.py draws the rows to label, choices.py keeps what was chosen, server.py is the local page for blind A/B labelling,
-oracle.py lets the grader choose by the ground truth instead.
+sheet.py draws the rows to label, choices.py keeps what was chosen, session.py is what a page asks for, server.py the
+local page for blind A/B labelling (annotate.html, .css, .js), footage.py its images. An oracle's choices have the same
+form: analyse/oracle.py.
 """

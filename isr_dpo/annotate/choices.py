@@ -24,6 +24,8 @@ from isr_dpo.stores.local import explain
 
 Outcome = Literal["preferred", "tie", "unclear"]
 ORACLE = "oracle"
+PEOPLE = "people"
+"""Several of them together."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -60,24 +62,24 @@ class ChoiceLog:
         with self._lock:
             return dict(self._standing)
 
-    def add(self, choice: Choice) -> bool:
-        """Keeps `choice`; it is durable on return. False: the same stands already, so nothing was written.
+    def add(self, *choices: Choice) -> int:
+        """Keeps what is new of `choices`, durably on return, and says how many. What stands already is not written
+        again.
 
         Raises:
             StoreError: the disk is full, or may not be written.
             OutsideError: the store stays away.
         """
         with self._lock:
-            before = self._standing.get(choice.id)
-            if before is not None and _said(before) == _said(choice):
-                return False
-            append(self.uri, [choice])
-            self._standing[choice.id] = choice
-            return True
+            new = [choice for choice in choices if _said(choice) != _said(self._standing.get(choice.id))]
+            if new:
+                append(self.uri, new)
+                self._standing |= {choice.id: choice for choice in new}
+            return len(new)
 
 
-def _said(choice: Choice) -> tuple[object, ...]:
-    return choice.outcome, choice.choice, choice.rows_digest
+def _said(choice: Choice | None) -> tuple[object, ...] | None:
+    return None if choice is None else (choice.outcome, choice.choice, choice.rows_digest)
 
 
 def append(uri: str, choices: Iterable[Choice]) -> None:
@@ -129,10 +131,10 @@ def read_all(run_uri: str, index: int) -> dict[str, list[Choice]]:
 
 def checked_name(annotator: str) -> str:
     """`annotator`, if a person may be called so. Raises RecipeError."""
-    if not _NAME.fullmatch(annotator) or annotator.lower().startswith(ORACLE):
+    if not _NAME.fullmatch(annotator) or annotator.lower().startswith(ORACLE) or annotator == PEOPLE:
         raise RecipeError(
-            f"--annotator {annotator!r}: accepted: letters, digits, '.', '_' and '-', at most 64, and no name that "
-            f"begins with {ORACLE!r}"
+            f"--annotator {annotator!r}: accepted: letters, digits, '.', '_' and '-', at most 64; not {PEOPLE!r}, and "
+            f"no name that begins with {ORACLE!r}"
         )
     return annotator
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from isr_dpo.cli import agreement
 from isr_dpo.cli.options import Commands, count
 from isr_dpo.cli.systems import SYSTEM, known_policy, two_systems
 from isr_dpo.errors import DataError
@@ -32,6 +33,7 @@ def add(commands: Commands) -> None:
     actions = analyse.add_subparsers(title="analyses", metavar="ANALYSIS", required=True)
     _add_cheap(actions)
     _add_graded(actions)
+    agreement.add(actions)
 
 
 def _add_cheap(actions: Commands) -> None:
@@ -97,7 +99,7 @@ def _lengths(options: argparse.Namespace) -> None:
     from isr_dpo.cli import analyse_text
 
     found = [lengths(run) for run in open_runs(options.run_uris)]
-    _show(found, analyse_text.lengths(found), out=options.out)
+    show(found, analyse_text.lengths(found), out=options.out)
 
 
 def _designs(options: argparse.Namespace) -> None:
@@ -106,7 +108,7 @@ def _designs(options: argparse.Namespace) -> None:
     from isr_dpo.cli import analyse_text
 
     found = designs(open_runs(options.run_uris), policy=options.policy)
-    _show(found, analyse_text.designs(found), out=options.out)
+    show(found, analyse_text.designs(found), out=options.out)
 
 
 def _trajectories(options: argparse.Namespace) -> None:
@@ -116,7 +118,7 @@ def _trajectories(options: argparse.Namespace) -> None:
 
     chosen = {"name": options.set, "videos": options.video, "count": options.count, "seed": options.seed}
     found = [trajectories(run, **chosen) for run in open_runs(options.run_uris)]
-    _show(found, [part for one in found for part in analyse_text.trajectories(one)], out=options.out)
+    show(found, [part for one in found for part in analyse_text.trajectories(one)], out=options.out)
 
 
 def _tables(options: argparse.Namespace) -> None:
@@ -126,7 +128,7 @@ def _tables(options: argparse.Namespace) -> None:
 
     runs = open_runs(options.run_uris)
     found = [table(number, runs) for number in ([options.table] if options.table else NUMBERS)]
-    _show(found, [part for one in found for part in analyse_text.table(one)], out=options.out)
+    show(found, [part for one in found for part in analyse_text.table(one)], out=options.out)
 
 
 def _win_rate(options: argparse.Namespace) -> None:
@@ -148,7 +150,7 @@ def _win_rate(options: argparse.Namespace) -> None:
         progress=Progress("win-rate", 2 * rows, "comparisons"),
     )
     name = f"win-rate-{first.policy:02d}-{second.run.folder}-{second.policy:02d}"
-    _show(found, analyse_text.win_rate(found), out=options.out or layout.analysis(first.run.uri, name))
+    show(found, analyse_text.win_rate(found), out=options.out or layout.analysis(first.run.uri, name))
 
 
 def _claims(options: argparse.Namespace) -> None:
@@ -173,7 +175,7 @@ def _claims(options: argparse.Namespace) -> None:
         seed=options.seed,
         progress=Progress("claims", rows * len(policies), "answers"),
     )
-    _show(found, analyse_text.claims(found), out=options.out or layout.analysis(run.uri, f"claims-{name}"))
+    show(found, analyse_text.claims(found), out=options.out or layout.analysis(run.uri, f"claims-{name}"))
 
 
 def _rows(run: Run, name: str, limit: int | None) -> int:
@@ -207,7 +209,7 @@ def _grader(options: argparse.Namespace, run: Run) -> Grader:
     return open_grader(recipe.evaluate, run_uri=run.uri)
 
 
-def _show(found: Any, parts: Sequence[RenderableType], *, out: str | None) -> None:
+def show(found: Any, parts: Sequence[RenderableType], *, out: str | None) -> None:
     from rich.console import Console
 
     from isr_dpo.analyse import form

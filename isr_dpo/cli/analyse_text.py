@@ -40,29 +40,29 @@ def estimate(found: Estimate | None, *, digits: int, scale: float = 1.0, sign: b
 
 def lengths(found: Sequence[Lengths]) -> list[RenderableType]:
     columns = ("run", "context", "round", "pairs", "|y_w|", "|y_l|", "|y_w|/|y_l|")
-    rounds = _table("Words of preferences (Figure 4), mean", *columns)
-    sets = _table("Words of answers (Figure 5), mean", "run", "context", "set", "policy", "words", "unanswered")
+    rounds = new_table("Words of preferences (Figure 4), mean", *columns)
+    sets = new_table("Words of answers (Figure 5), mean", "run", "context", "set", "policy", "words", "unanswered")
     for one in found:
         for of in one.rounds:
             which = str(of.round) if of.round else "seed"
             figures = (estimate(of.chosen, digits=1), estimate(of.rejected, digits=1), estimate(of.ratio, digits=2))
-            _row(rounds, one.run, one.context, which, str(of.chosen.rows), *figures)
+            add_row(rounds, one.run, one.context, which, str(of.chosen.rows), *figures)
         for answered in one.sets:
             words = estimate(answered.words, digits=1)
-            _row(sets, one.run, one.context, answered.set, _policy(answered.policy), words, str(answered.unanswered))
+            add_row(sets, one.run, one.context, answered.set, _policy(answered.policy), words, str(answered.unanswered))
     return [rounds, sets]
 
 
 def designs(found: Designs) -> list[RenderableType]:
     title = f"Context designs (Table 5), {layout.policy_name(found.policy)}"
     columns = ("set", "context", "run", "accuracy, %", "over none", "score", "over none", "unscored", "grader")
-    table = _table(title, *columns)
+    table = new_table(title, *columns)
     names = dict.fromkeys(of.set for design in found.designs for of in design.sets)
     for name in names:
         for design in found.designs:
             for of in design.sets:
                 if of.set == name:
-                    _row(
+                    add_row(
                         table,
                         name,
                         design.context,
@@ -79,13 +79,13 @@ def designs(found: Designs) -> list[RenderableType]:
 
 def table(found: PaperTable) -> list[RenderableType]:
     title = f"Table {found.number}. {found.title} (accuracy in % / score)"
-    table = _table(title, "system", *found.sets.values(), "unscored", "grader")
+    table = new_table(title, "system", *found.sets.values(), "unscored", "grader")
     for number, row in enumerate(found.rows):
         if number and row.origin != found.rows[number - 1].origin:
             table.add_section()
         cells = [row.cells.get(name) for name in found.sets]
         figures = [_cell(cell, digits=found.digits) for cell in cells]
-        _row(table, f"{row.system} {row.mark}".strip(), *figures, _unscored(cells), row.grader)
+        add_row(table, f"{row.system} {row.mark}".strip(), *figures, _unscored(cells), row.grader)
     return [table, *map(_note, found.notes)]
 
 
@@ -108,21 +108,21 @@ def trajectories(found: Trajectories) -> list[RenderableType]:
     parts: list[RenderableType] = []
     head = f"{found.run} ({found.context or 'benchmark'})"
     for video in found.videos:
-        table = _table(f"{head}, training video {video.video}", "round", "what", "text; new words are green")
+        table = new_table(f"{head}, training video {video.video}", "round", "what", "text; new words are green")
         for description in video.descriptions:
             table.add_row(str(description.round), "description", _words(description.changes))
         for question in video.questions:
             table.add_section()
-            table.add_row("", "question", _text(question.question))
+            table.add_row("", "question", safe(question.question))
             for response in question.responses:
-                shown = _words(response.changes) if response.chosen is not None else _text(f"({response.outcome})")
+                shown = _words(response.changes) if response.chosen is not None else safe(f"({response.outcome})")
                 table.add_row(str(response.round), "chosen", shown)
         parts.append(table)
     for asked in found.questions:
         title = f"{head}, set {found.set}, {asked.video}: {asked.question}"
         correct = f"correct ({found.grader or 'not graded'})"
-        table = _table(title, "policy", correct, "words", "text; new words are green")
-        table.add_row("", "", "", _text(f"ground truth: {asked.truth}"))
+        table = new_table(title, "policy", correct, "words", "text; new words are green")
+        table.add_row("", "", "", safe(f"ground truth: {asked.truth}"))
         for answer in asked.answers:
             right = {True: "yes", False: "no", None: NONE}[answer.correct]
             table.add_row(_policy(answer.policy), right, str(answer.words), _words(answer.changes))
@@ -133,22 +133,22 @@ def trajectories(found: Trajectories) -> list[RenderableType]:
 def win_rate(found: WinRate) -> list[RenderableType]:
     title = f"{found.first.label} against {found.second.label} (Figure 6), {_graded(found.grader)}"
     shares = ("wins, %", "losses, %", "ties, %", "lead, points")
-    table = _table(title, "set", *shares, "orders disagree", "unscored", "words", "other's words")
+    table = new_table(title, "set", *shares, "orders disagree", "unscored", "words", "other's words")
     for of in found.sets:
         scored = of.wins + of.losses + of.ties
         figures = [estimate(share, digits=1, scale=100) for share in (of.win_share, of.loss_share, of.tie_share)]
         words = (estimate(of.words, digits=1), estimate(of.other_words, digits=1))
         lead = estimate(of.lead, digits=1, scale=100, sign=True)
-        _row(table, of.set, *figures, lead, f"{of.inconsistent} of {scored}", str(of.unscored), *words)
+        add_row(table, of.set, *figures, lead, f"{of.inconsistent} of {scored}", str(of.unscored), *words)
     return [table, _note(_bill(found.bill))]
 
 
 def claims(found: Claims) -> list[RenderableType]:
     title = f"Unsupported claims (Figure 2): {found.run}, set {found.set}, {_graded(found.grader)}"
     figures = ("words", "claims", "unsupported", "change", "answers with any, %", "of claims, %")
-    table = _table(title, "policy", "answers", "unscored", *figures)
+    table = new_table(title, "policy", "answers", "unscored", *figures)
     for of in found.policies:
-        _row(
+        add_row(
             table,
             _policy(of.policy),
             str(of.answers),
@@ -166,25 +166,25 @@ def claims(found: Claims) -> list[RenderableType]:
 
 
 def _examined(row: Examined) -> Text:
-    text = _text(f"{_policy(row.policy)}, {row.id}: {row.question}\n  caption: {row.caption}\n  answer: ")
+    text = safe(f"{_policy(row.policy)}, {row.id}: {row.question}\n  caption: {row.caption}\n  answer: ")
     for piece in pieces(row.answer, row.claims or ()):
         shown = f"[{piece.text}]" if piece.verdict == "unsupported" else piece.text
-        text.append_text(_text(shown, STYLES[piece.verdict]))
+        text.append_text(safe(shown, STYLES[piece.verdict]))
     return text
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=_text(title), title_justify="left")
+def new_table(title: str, *columns: str) -> Table:
+    table = Table(title=safe(title), title_justify="left")
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     return table
 
 
-def _row(table: Table, *cells: str) -> None:
-    table.add_row(*map(_text, cells))
+def add_row(table: Table, *cells: str) -> None:
+    table.add_row(*map(safe, cells))
 
 
-def _text(text: str, style: str = "") -> Text:
+def safe(text: str, style: str = "") -> Text:
     """`text` without what a terminal would obey."""
     return Text("".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text), style=style)
 
@@ -192,7 +192,7 @@ def _text(text: str, style: str = "") -> Text:
 def _words(words: Sequence[Words]) -> Text:
     text = Text()
     for number, run in enumerate(words):
-        text.append(" " if number else "").append_text(_text(run.text, STYLES[run.mark]))
+        text.append(" " if number else "").append_text(safe(run.text, STYLES[run.mark]))
     return text
 
 
@@ -211,4 +211,4 @@ def _bill(bill: Bill) -> str:
 
 
 def _note(text: str) -> Text:
-    return _text(text, "dim")
+    return safe(text, "dim")
