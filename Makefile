@@ -8,8 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
 RUN ?= runs/demo
+IMAGES ?= cpu engine train
 
-.PHONY: help setup demo demo-s3 test test-vllm check compile bench rehearsal study clean
+.PHONY: help setup demo demo-s3 test test-vllm test-images check compile images bench rehearsal study clean
 
 help:  ## what can be made
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -52,9 +53,17 @@ check: $(VENV)/ready  ## formatting, lint, types, import rules
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/hadolint images/*/Dockerfile
+	@$(BIN)/shellcheck images/*.sh
 
 compile: $(VENV)/ready  ## build/<recipe>-<placement>.yaml, a package for Kubeflow Pipelines
 	@$(BIN)/python -m pipelines compile pipelines/recipes/smoke.yaml
+
+images:  ## the containers of the steps: IMAGES="cpu engine train" REGISTRY=... TAG=... (docker, podman or buildah)
+	@images/build.sh $(IMAGES)
+
+test-images: $(VENV)/ready  ## builds the cpu image on a base of its own and runs a step in it (podman, debootstrap; root)
+	@ISR_DPO_TEST_IMAGES=1 $(BIN)/python -m pytest tests/images
 
 bench: $(VENV)/ready  ## our training step beside TRL's, our engines beside batch-1 generation (long, quiet cores)
 	@$(BIN)/python -m tests.bench.dpo_step
