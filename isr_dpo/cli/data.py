@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isr_dpo.cli.options import Commands, count
@@ -19,6 +20,8 @@ def add(commands: Commands) -> None:
     data = commands.add_parser("data", help="bring published videos to a store, cut a dev set, see what is missing")
     actions = data.add_subparsers(title="actions", metavar="ACTION", required=True)
     _add_fetch(actions)
+    _add_dev(actions)
+    _add_check(actions)
 
 
 def _add_fetch(actions: Commands) -> None:
@@ -41,6 +44,29 @@ def _add_fetch(actions: Commands) -> None:
     fetch.add_argument("--workers", type=count, default=2, metavar="N", help="archives at a time (default %(default)s)")
     fetch.add_argument("--allow-missing", action="store_true", help="clips that are in no archive are no failure")
     fetch.set_defaults(run=_fetch)
+
+
+def _add_dev(actions: Commands) -> None:
+    dev = actions.add_parser(
+        "dev",
+        help="cut a dev set from the training rows, disjoint by video from all test files",
+        description="Writes FOLDER/train.jsonl, the rows that stay, and FOLDER/dev.qa.jsonl (with --captions) or "
+        "dev.qa.official.jsonl (without), in the published schema. The same seed gives the same files.",
+    )
+    dev.add_argument("train", help="training rows, such as sft_dpo_17k.jsonl")
+    dev.add_argument("--against", nargs="+", required=True, metavar="SET", help="all test files, .qa.jsonl")
+    dev.add_argument("--questions", type=count, default=2000, metavar="N", help="(default %(default)s)")
+    dev.add_argument("--out", required=True, metavar="FOLDER", help="a folder, or s3://bucket/prefix")
+    dev.add_argument("--seed", type=count, default=0, metavar="N")
+    dev.add_argument("--captions", metavar="FILE", help="JSONL: video, and caption or a published conversation")
+    dev.set_defaults(run=_dev)
+
+
+def _add_check(actions: Commands) -> None:
+    check = actions.add_parser("check", help="list which of a recipe's videos are there, and which are missing")
+    check.add_argument("recipe", help="a recipe file")
+    check.add_argument("--list", type=Path, metavar="FILE", help="write every missing video there, as JSONL")
+    check.set_defaults(run=_check)
 
 
 def _fetch(options: argparse.Namespace) -> None:
@@ -77,3 +103,47 @@ def _table(fetched: Fetched) -> str:
     ]
     there = fetched.wanted - len(fetched.missing)
     return "\n".join([*lines, f"{there} of {fetched.wanted} clips are there, {len(fetched.missing)} are missing"])
+
+
+def _dev(options: argparse.Namespace) -> None:
+    from isr_dpo.data.dev import cut_dev
+
+    cut = cut_dev(
+        options.train,
+        against=options.against,
+        questions=options.questions,
+        out=options.out,
+        seed=options.seed,
+        captions=options.captions,
+    )
+    print(f"{cut.dev_uri}: {cut.dev_questions} questions about {cut.dev_clips} clips, none of them in a test file")
+    print(f"{cut.train_uri}: {cut.train_rows} rows")
+    if cut.shared_clips:
+        print(f"note: {cut.shared_clips} training clips stand in a test file too; training keeps them, as published")
+    print(f"in the recipe: data.train: {cut.train_uri}, data.sets.dev: {cut.dev_uri}, data.videos: where the clips lie")
+
+
+def _check(options: argparse.Namespace) -> None:
+    from isr_dpo import config
+    from isr_dpo.data.check import check_data
+    from isr_dpo.records import to_jsonl
+    from isr_dpo.stores import write_bytes
+
+    recipe = config.load(options.recipe)
+    found = check_data(recipe.data, dev=recipe.evaluate.dev)
+    for file in found.files:
+        kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(file.kinds.items()))
+        print(f"{file.key}: {file.rows} rows, {file.videos} videos: {kinds}")
+    for pair, number in found.shared.items():
+        print(f"note: {pair} share {number} clips")
+    if options.list:
+        rows = ({"video": video, "looked_for": at} for video, at in found.missing.items())
+        write_bytes(str(options.list), to_jsonl(rows))
+    missing = f"{len(found.missing)} of {found.videos} videos are missing"
+    if len(found.missing) > recipe.data.max_unreadable_fraction * found.videos:
+        first = "".join(f"\n  {at}" for at in list(found.missing.values())[:SHOWN])
+        raise DataError(
+            f"{missing}, above data.max_unreadable_fraction {recipe.data.max_unreadable_fraction:g}; --list writes "
+            f"them all:{first}"
+        )
+    print(missing)
