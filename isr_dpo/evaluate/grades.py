@@ -153,7 +153,7 @@ def measure(grades: Sequence[Grade], *, protocol: ScoringProtocol) -> dict[str, 
     metrics |= _interval("accuracy", right, (0.0, 1.0)) | _interval("score", points, protocol.score_range)
     for how in HOWS:
         metrics |= _figures(how, [read(g.reply, protocol, how) for g in grades if _replied(g)])
-    bought = [g for g in grades if g.bought]
+    bought = {g.key or g.id: g for g in grades if g.bought}.values()  # equal answers share one reply
     metrics["bought"] = float(len(bought))
     for name in ("cost_usd", "prompt_tokens", "completion_tokens"):
         metrics[name] = float(sum(getattr(g, name) for g in bought))

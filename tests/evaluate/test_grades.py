@@ -191,14 +191,15 @@ def test_why_an_answer_is_unscored_is_counted_by_kind() -> None:
 
 
 def test_a_grade_holds_what_an_audit_needs_and_the_figures_count_only_what_was_bought() -> None:
-    def reply(text: str, *, bought: bool) -> Reply:
-        return Reply(text, None, "gpt-x-2031", 100, 7, 0.25, bought, "abc")
+    def reply(text: str, *, bought: bool, key: str) -> Reply:
+        return Reply(text, None, "gpt-x-2031", 100, 7, 0.25, bought, key)
 
     good = format_reply("ok", 5)
-    grader = Counting(instead={"p0": reply(good, bought=True), "p1": reply(good, bought=False)})
+    equal = {said: reply(good, bought=True, key="abc") for said in ("p0", "p1")}  # one request for both
+    grader = Counting(instead=equal | {"p2": reply(good, bought=False, key="def")})
     grader.model = "gpt-x"
     shelf = Shelf()
-    metrics = run([prediction(0), prediction(1)], grader, shelf)
+    metrics = run([prediction(i) for i in range(3)], grader, shelf)
     first = shelf.grades()[0]
     assert (first.reply, first.model, first.key) == (good, "gpt-x-2031", "abc")
     assert (first.prompt_tokens, first.completion_tokens, first.cost_usd, first.bought) == (100, 7, 0.25, True)

@@ -10,11 +10,12 @@ import pytest
 
 from isr_dpo import manifest
 from isr_dpo.cli import main
-from isr_dpo.errors import DataError
+from isr_dpo.errors import BudgetSpent, DataError
 from isr_dpo.evaluate import Reply
 from isr_dpo.records import Grade
 from isr_dpo.steps.common import rows_of
 from isr_dpo.steps.score import read_replies
+from tests.servers.grader_server import KEY, Answer, grader_server
 
 # by hand, from the description of the public scripts; None: the script got no reply
 CAPTION_REPLIES = ["Explanation: fine.\nScore: 4", "Score: 2", "it deserves 3, at most 3", "no idea", None]
@@ -200,3 +201,39 @@ def test_a_file_of_replies_is_read_by_id_and_an_empty_one_is_a_reply(tmp_path: P
     given = [{"id": 1, "response": "Score: 4"}, {"id": "2", "response": ""}, {"id": "3", "response": None}]
     found = read_replies(write(tmp_path / "gpt.jsonl", given)).by_id
     assert found == {"1": Reply("Score: 4"), "2": Reply(""), "3": Reply("", failure="no reply")}
+
+
+def test_a_grade_is_bought_once_whoever_scores_the_file_again(
+    official: str,
+    predictions: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with grader_server(lambda prompt, n: Answer(text='{"pred": "yes", "score": 5}')) as server:
+        asked = ["--rows", official, "--grader", "openai", "--model", "gpt-x", "--base-url", server.url]
+        prices = ["--evaluate", "price_prompt_usd=1.0", "--evaluate", "price_completion_usd=2.0"]
+        for name in ("first", "again"):
+            assert score(predictions, *asked, *prices, "--out", str(tmp_path / name)) == 0
+            assert "graded by gpt-x, official protocol" in capsys.readouterr().out
+        different = len(set(server.prompts))
+        assert len(server.prompts) == different == 2, "three of the four answers are the same"
+    first, again = figures(tmp_path / "first"), figures(tmp_path / "again")
+    assert (first["bought"], again["bought"]) == (different, 0)
+    assert first["cost_usd"] == pytest.approx(different * (100 * 1.0 + 10 * 2.0) / 1e6)
+    assert first["accuracy"] == again["accuracy"] == 1.0
+
+
+def test_a_spent_budget_says_so_and_the_same_command_goes_on(
+    rows: str, predictions: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with grader_server(lambda prompt, n: Answer()) as server:
+        asked = ["--rows", rows, "--grader", "openai", "--model", "gpt-x", "--base-url", server.url]
+        out = ["--out", str(tmp_path / "out")]
+        assert score(predictions, *asked, *out, "--evaluate", "max_requests=1") == BudgetSpent.exit_code
+        assert "remain" in capsys.readouterr().err
+        assert len(server.prompts) == 1
+        assert score(predictions, *asked, *out, "--evaluate", "max_requests=5") == 0
+        assert len(server.prompts) == len(set(server.prompts)) == 2
