@@ -104,8 +104,13 @@ def _answer_set(
 
 
 def _grader_name(evaluation: Manifest | None) -> str:
-    """Who graded, as protocol.json says."""
+    """Who graded, as protocol.json says, with all that makes accuracies comparable: `rule-based`,
+    `gpt-4o-mini, prompt 5f1d2c3b`."""
     if evaluation is None:
         return ""
     tree = json.loads((manifest.files(evaluation, {"protocol.json"}) / "protocol.json").read_bytes())
-    return " ".join(str(tree[key]) for key in ("grader", "model") if tree[key])
+    words = [" ".join(dict.fromkeys(str(tree[key]) for key in ("grader", "model") if tree[key]))]
+    words += [f"{tree['protocol']} protocol"] if tree["protocol"] != "caption" else []
+    words += [f"prompt {tree['prompt_digest'][:8]}"] if tree["prompt_digest"] else []
+    words += [f"{tree['reading']} reading"] if tree["reading"] != "strict" else []
+    return ", ".join(words)
