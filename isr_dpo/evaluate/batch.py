@@ -11,7 +11,7 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from isr_dpo.endpoint import Endpoint, Refused, refusal
@@ -184,6 +184,7 @@ class Batches:
                 if batch.status in _ENDED:
                     waiting.remove(order)
                     yield self._collected(order, batch)
+                    self._complain(batch)
             if not waiting:
                 return
             left = deadline - time.monotonic()
@@ -215,7 +216,6 @@ class Batches:
         spent = Amount(answered, sum(entry.cost_usd for entry in bought))
         self._account.put(order.spender, spent, spent)
         self._orders.end(order, how=batch.status, refused=refused)
-        self._complain(batch)
         return {**refused, **{entry.key: entry for entry in standing}}
 
     def _answer(self, line: Mapping[str, Any], asked: Asked, order: Order, batch: Batch) -> Answer | None:
@@ -257,6 +257,18 @@ class Batches:
             raise OutsideError(f"{where} failed: {said}; run again later")
         if batch.status == "failed":
             raise RecipeError(f"{where} failed: {said}")
+
+    def settle(self, standing: Collection[str]) -> None:
+        """Closes the books on batches whose grades all stand in the ledger: an earlier process may have been killed
+        over that. One that has not ended is left alone."""
+        for order in self._orders.all():
+            if order.ended is None and order.batch is not None and set(order.keys) <= set(standing):
+                try:
+                    batch = self._api.look(order.batch)
+                    if batch.status in _ENDED:
+                        self._collected(order, batch)
+                except OutsideError as error:
+                    log.info("grader batch %s: %s", order.batch, error)
 
     def _remain(self, wanted: Mapping[str, Asked], got: Mapping[str, Answer]) -> str:
         left = len(wanted) - len(got)

@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from isr_dpo import layout
 from isr_dpo.config import Evaluate
@@ -25,6 +26,9 @@ from isr_dpo.evaluate.ledger import Asked, Entry, Ledger
 from isr_dpo.evaluate.protocol import GradingProtocol, Task
 from isr_dpo.evaluate.terms import FORMAT, Terms, body
 from isr_dpo.mapped import mapped
+
+if TYPE_CHECKING:
+    from isr_dpo.evaluate.batch import Batches
 
 log = logging.getLogger("isr_dpo")
 
@@ -61,6 +65,8 @@ class OpenAIGrader:
         found = {key: Bought(entry, now=False) for key, entry in self._ledger.find(rows).items()}
         progress(sum(rows[key] for key in found))
         missing = {one.key: one for one in asked if one.key not in found}
+        if self._settings.batch:
+            self._batches().settle(found)
         if missing:
             buy = self._buy_in_batches if self._settings.batch else self._buy
             found |= buy(list(missing.values()), lambda key: progress(rows[key]))
@@ -110,10 +116,14 @@ class OpenAIGrader:
             meter.close()
 
     def _buy_in_batches(self, missing: Sequence[Asked], done: Callable[[str], None]) -> Mapping[str, Bought]:
+        answers = self._batches().buy(missing, hours=self._settings.batch_hours, done=done)
+        return {key: Bought(answer) for key, answer in answers.items()}
+
+    def _batches(self) -> Batches:
         from isr_dpo.evaluate.batch import Batches
         from isr_dpo.evaluate.orders import Orders
 
-        batches = Batches(
+        return Batches(
             Orders(layout.batches(self._run_uri)),
             endpoint=self._endpoint,
             terms=self._terms,
@@ -122,8 +132,6 @@ class OpenAIGrader:
             structured=lambda: self._structured,
             without_format=self._without_format,
         )
-        answers = batches.buy(missing, hours=self._settings.batch_hours, done=done)
-        return {key: Bought(answer) for key, answer in answers.items()}
 
     def _without_format(self, said: str) -> None:
         """The server takes no response format: it is asked without from now on, unless the recipe insists."""
