@@ -102,7 +102,8 @@ def _check_sources(recipe: Recipe) -> None:
     sources |= {f"answer.predictions.{name}": uri for name, uri in recipe.answer.predictions.items()}
     for key, uri in sources.items():
         folder, _, name = uri.rpartition("/")
-        if not open_store(uri).list(folder or ".").get(name):
+        is_output = key.startswith("answer.") and manifest.find(uri) is not None
+        if not is_output and not open_store(uri).list(folder or ".").get(name):
             missing.append(f"{key}: {uri} is not there, or empty")
     if missing:
         hint = (

@@ -30,7 +30,7 @@ def start_manifest(recipe: Recipe, standing: Manifest | None = None) -> Manifest
     """
     uri = recipe.model.start
     if uri is None:
-        who = f"predictions:{recipe.name}" if recipe.answer.predictions else f"served:{recipe.engine.model}"
+        who = "predictions" if recipe.answer.predictions else f"served:{recipe.engine.model}"
         return _manifest(who, {})
     if not uri.startswith(manifest.BUILTIN) and (finished := manifest.find(uri)) is not None:
         if finished.kind != "policy":

@@ -96,5 +96,5 @@ def test_a_system_that_is_not_run_here_has_no_files() -> None:
     served = start_manifest(recipe(engine={"kind": "openai", "model": "gpt"}))
     assert (served.uri, served.files) == ("served:gpt", {})
     imported = start_manifest(recipe(answer={"predictions": {"dev": "dev.jsonl"}}))
-    assert (imported.uri, imported.files) == ("predictions:bench", {})
+    assert (imported.uri, imported.files) == ("predictions", {})
     manifest.verify(served)

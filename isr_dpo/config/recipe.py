@@ -210,8 +210,8 @@ class Answer(Section):
 
     max_new_tokens: Positive = 1024  # [C]
     predictions: Mapping[Name, str] = Field(default_factory=dict)
-    """In a benchmark: each set's prediction file in the published format, by a system that is not run here. No model is
-    loaded and no video decoded then."""
+    """In a benchmark, by a system that is not run here: each set's prediction file in the published format, or the
+    answers of another run (answers/policy-pp/<set>). No model is loaded and no video decoded then."""
 
 
 class Evaluate(Section):

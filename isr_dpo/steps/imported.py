@@ -1,19 +1,26 @@
-"""Answers by a system that is not run here, from its prediction files: the step answer of such a benchmark."""
+"""Answers by a system that is not run here: the step answer of such a benchmark. They stand in prediction files, or as
+the answers of another run, which a new grader is to see together with others."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
+from typing import NamedTuple
 
 from isr_dpo import answer, layout, manifest
 from isr_dpo.config import Recipe
-from isr_dpo.errors import DataError
+from isr_dpo.data import rows as row_files
 from isr_dpo.manifest import Manifest, Origin, Output
-from isr_dpo.records import Prediction, TestRow, part_name, read_files, read_rows, to_jsonl
-from isr_dpo.steps.common import Inputs, StepResult, bundle, metrics_of, reused, sealed
-from isr_dpo.stores import Missing, join, read_bytes
+from isr_dpo.records import Prediction, part_name, to_jsonl
+from isr_dpo.steps.common import Inputs, StepResult, bundle, metrics_of, reused, rows_of, sealed, test_rows
+from isr_dpo.stores import join, read_bytes
 
 log = logging.getLogger("isr_dpo")
+
+
+class _Given(NamedTuple):
+    predictions: list[Prediction]
+    digest: str
 
 
 def import_answers(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
@@ -27,13 +34,13 @@ def import_answers(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> 
     new = False
     for name in recipe.sets_at(index):
         uri = recipe.answer.predictions[name]
-        content = _read(uri, key=f"answer.predictions.{name}")
-        made_from = {"dataset": inputs["dataset"].digest, "predictions": hashlib.sha256(content).hexdigest()}
+        given = _given(uri, key=f"answer.predictions.{name}")
+        made_from = {"dataset": inputs["dataset"].digest, "predictions": given.digest}
         out = manifest.begin(
             join(layout.answers(run_uri, index), name), Origin("answers", "answer", made_from, "", prompts_digest="")
         )
         if isinstance(out, Output):
-            result = _import_set(inputs["dataset"], content, uri, out, name)
+            result = _import_set(inputs["dataset"], given.predictions, uri, out, name)
             new = True
         else:
             result = reused(out)
@@ -42,21 +49,20 @@ def import_answers(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> 
     return StepResult(bundle("answers", "answer", layout.answers(run_uri, index), done), metrics, reused=not new)
 
 
-def _import_set(dataset: Manifest, content: bytes, uri: str, out: Output, name: str) -> StepResult:
-    file = f"set-{name}.jsonl"
-    rows = read_files(manifest.files(dataset, {file}), [file], TestRow)
-    given = read_rows(content.decode("utf-8-sig").split("\n"), Prediction, where=uri)
-    made = answer.imported(list(given), rows, where=uri)
+def _given(uri: str, *, key: str) -> _Given:
+    made = manifest.find(uri)
+    if made is not None:
+        return _Given(rows_of(made, Prediction), made.digest)
+    predictions = [found.row for found in row_files.read(uri, Prediction, key=key)]
+    return _Given(predictions, hashlib.sha256(read_bytes(uri)).hexdigest())
+
+
+def _import_set(dataset: Manifest, given: list[Prediction], uri: str, out: Output, name: str) -> StepResult:
+    rows = test_rows(dataset, name)
+    made = answer.imported(given, rows, where=uri)
     for count, what in ((made.missing, "have no prediction"), (made.asked_otherwise, "were put in other words")):
         if count:
             log.warning("%s: of %d questions of %s %d %s", uri, len(rows), name, count, what)
     out.write(part_name(0), to_jsonl(made.rows))
     metrics = answer.metrics(made.rows) | {"missing": made.missing, "asked_otherwise": made.asked_otherwise}
     return sealed(out, metrics, rows=len(made.rows), deterministic=True)
-
-
-def _read(uri: str, *, key: str) -> bytes:
-    try:
-        return read_bytes(uri)
-    except Missing:
-        raise DataError(f"{key}: there is no {uri}") from None

@@ -27,9 +27,10 @@ def preflight_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> 
     preflight.check(recipe, run_uri)
     standing = manifest.find(layout.policy(run_uri, 0))
     policy = start.start_manifest(recipe, standing)
-    if standing is not None and standing.digest != policy.digest:
+    renamed = not policy.files and standing is not None and standing.uri != policy.uri
+    if standing is not None and (standing.digest != policy.digest or renamed):
         raise StaleOutput(
-            f"{layout.policy(run_uri, 0)}: the run began from another model than {recipe.model.start} is now; "
+            f"{layout.policy(run_uri, 0)}: the run began from another model than {policy.uri} is now; "
             "use another --run-uri"
         )
     preflight.claim(recipe, run_uri)

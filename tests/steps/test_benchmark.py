@@ -87,6 +87,9 @@ def test_a_served_model_needs_no_folder_and_gets_frames_that_are_only_made_small
         run_loop(recipe, run)
         assert {row.model_prediction.message for row in answers(run, "test")} == {"a red ball"}
         assert len(server.asked) == 12
+        other = benchmark(world, tracking, engine={**engine, "model": "other"})
+        with pytest.raises(StaleOutput, match="the run began from another model than served:other is now"):
+            run_loop(other, run)
     assert made(layout.policy(run, 0)).uri == "served:m"
     store = FrameStore(manifest.files(made(layout.frames(run))))
     assert {store.read(video).shape for video in store.videos()} == {(8, 128, 128, 3)}  # as drawn
@@ -134,7 +137,7 @@ def test_prediction_files_are_graded_without_a_model_or_a_video(blind: Path, tra
     files = {"dev": write(tmp_path / "dev.jsonl", whole), "test": write(tmp_path / "test.jsonl", holes)}
     recipe = benchmark(blind, tracking, answer={"predictions": files})
     run_loop(recipe, run)
-    assert made(layout.policy(run, 0)).uri == "predictions:small"
+    assert made(layout.policy(run, 0)).uri == "predictions"
     assert manifest.find(layout.frames(run)) is None
     assert [row.id for row in answers(run, "dev")] == [row.id for row in dev]
     counted = metrics_of(made(f"{layout.answers(run, 0)}/test"))
@@ -142,6 +145,13 @@ def test_prediction_files_are_graded_without_a_model_or_a_video(blind: Path, tra
     assert metrics_of(made(layout.graded(run, 0, "caption", "dev")))["accuracy"] == 1
     assert [grade.status for grade in grades(run, "test")].count("unscored") == 3
     assert metrics_of(made(layout.graded(run, 0, "caption", "test")))["accuracy"] == 1  # of those that are scored
+
+    regraded = str(tmp_path / "regraded")
+    finished = {name: f"{layout.answers(run, 0)}/{name}" for name in ("dev", "test")}
+    run_loop(benchmark(blind, tracking, answer={"predictions": finished}), regraded)
+    for name in ("dev", "test"):
+        assert answers(regraded, name) == answers(run, name)
+        assert grades(regraded, name) == grades(run, name)
 
     before = Path(layout.answers(run, 0), "dev", "manifest.json").stat().st_mtime_ns
     run_loop(recipe, run)
