@@ -15,6 +15,7 @@ examples:
   isr-dpo world draw runs/world                     draw the demo world's clips and questions
   isr-dpo ask CLIP.mp4 "what colour is the object ?" --model models:/isr-dpo-smoke@challenger
   isr-dpo report runs/demo                          write the report page again
+  isr-dpo score answers.jsonl --rows msvd.qa.jsonl --out runs/msvd      score any system's predictions
   isr-dpo promote isr-dpo-smoke --dry-run           would the challenger become champion?
 
 A whole run is started with: python -m pipelines run RECIPE --run-uri URI

@@ -28,6 +28,8 @@ def prompt_of(task: Task) -> str:
         ("Explanation: nearly.\n\n  score : 3 \n", Mark(3.0, correct=True)),
         ("**Explanation:** off.\n**Score:** 2/5", Mark(2.0, correct=False)),
         ("Score: 1.", Mark(1.0, correct=False)),
+        ('{"explanation": "2 of 3", "score": 4}', Mark(4.0, correct=True)),
+        (' {"score": 1, "explanation": ""}\n', Mark(1.0, correct=False)),
     ],
 )
 def test_the_asked_form_is_read_and_three_is_the_least_that_is_correct(reply: str, mark: Mark) -> None:
@@ -52,6 +54,16 @@ def test_the_asked_form_is_read_and_three_is_the_least_that_is_correct(reply: st
         "Score: <a whole number from 1 to 5>\nScore: 4",
         "Score: 2\nScore: 5",
         "Score: ⁴",
+        '{"score": 4}',
+        '{"explanation": "x", "score": 4, "more": 1}',
+        '{"explanation": "x", "score": 6}',
+        '{"explanation": "x", "score": 4.0}',
+        '{"explanation": "x", "score": true}',
+        '{"explanation": "x", "score": "4"}',
+        '{"explanation": 3, "score": 4}',
+        '{"explanation": "x", "score": 2, "score": 5}',
+        '[{"explanation": "x", "score": 4}]',
+        '```json\n{"explanation": "x", "score": 4}\n```',
     ],
 )
 def test_any_other_reply_has_no_mark(reply: str) -> None:
@@ -94,6 +106,13 @@ def test_the_prompt_holds_the_four_fields_cleaned_of_chat_delimiters() -> None:
     assert 'truth: "red"' in prompt
     assert "<|" not in prompt
     assert "[INST]" not in prompt
+
+
+def test_the_schema_allows_what_is_read() -> None:
+    properties = PROTOCOL.schema["properties"]
+    assert sorted(PROTOCOL.schema["required"]) == sorted(properties)
+    for score in properties["score"]["enum"]:
+        assert PROTOCOL.read(json.dumps({"explanation": "x", "score": score})) is not None
 
 
 def test_a_prediction_is_cut_to_256_words() -> None:

@@ -14,12 +14,12 @@ import pytest
 from isr_dpo import layout, manifest
 from isr_dpo.config import Engine, Recipe
 from isr_dpo.errors import BudgetSpent, KeyRefused, OutsideError, StaleOutput
-from isr_dpo.evaluate import Progress, Reply
+from isr_dpo.evaluate import Progress, Reply, open_protocol
 from isr_dpo.evaluate.caption import format_reply
 from isr_dpo.evaluate.official import format_reply as official_reply
 from isr_dpo.evaluate.protocol import GradingProtocol, Task
 from isr_dpo.records import Grade
-from isr_dpo.steps import run_step
+from isr_dpo.steps import assess, run_step
 from isr_dpo.steps.common import StepResult, metrics_of, rows_of
 from isr_dpo.steps.inputs import inputs_of
 
@@ -225,3 +225,26 @@ def test_other_prompts_of_a_protocol_make_other_grades(
     monkeypatch.setattr("isr_dpo.steps.evaluate.grading_digest", lambda recipe, name: "another")
     with pytest.raises(StaleOutput, match="prompts"):
         evaluated(recipe(), run_uri, Scripted(), monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("name", "protocol", "changes", "said"),
+    [
+        ("msvd", "caption", {}, "gpt-x, prompt {caption:.8}"),
+        ("msvd-official", "official", {}, "gpt-x, official protocol, prompt {official:.8}"),
+        ("msvd", "caption", {"reading": "compat"}, "gpt-x, prompt {caption:.8}, compat reading"),
+    ],
+)
+def test_an_accuracy_is_registered_under_all_that_makes_it_comparable(
+    recipe: Callable[..., Recipe],
+    run_uri: str,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    protocol: str,
+    changes: dict[str, Any],
+    said: str,
+) -> None:
+    evaluated(recipe(**changes), run_uri, Scripted(), monkeypatch)
+    digests = {each: open_protocol(each).prompt_digest for each in ("caption", "official")}
+    made = manifest.find(layout.graded(run_uri, 0, protocol, name))
+    assert assess._grader_name(made) == said.format(**digests)
