@@ -236,9 +236,15 @@ def read_files(folder: Path, names: Iterable[str], row_type: type[R]) -> list[R]
 
 
 def to_jsonl(rows: Iterable[Row | Mapping[str, Any]]) -> bytes:
-    """Rows as JSONL; absent optional values are left out, non-ASCII text stands as it is."""
-    trees = (r.model_dump(mode="json", by_alias=True, exclude_none=True) if isinstance(r, Row) else r for r in rows)
+    """Rows as JSONL; absent optional values are left out, keys of others and non-ASCII text stand as they are."""
+    trees = (_tree(row) if isinstance(row, Row) else row for row in rows)
     return "".join(json.dumps(tree, ensure_ascii=False) + "\n" for tree in trees).encode()
+
+
+def _tree(row: Row) -> dict[str, Any]:
+    extra = row.model_extra or {}
+    dumped = row.model_dump(mode="json", by_alias=True)
+    return {key: value for key, value in dumped.items() if value is not None or key in extra}
 
 
 def part_name(number: int, prefix: str = "part") -> str:

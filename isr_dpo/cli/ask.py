@@ -1,4 +1,4 @@
-"""`isr-dpo ask`: a policy's answer about a video file."""
+"""`isr-dpo ask`: a policy's answer about a video."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from isr_dpo.errors import DataError
 
 
 def add(commands: Commands) -> None:
-    ask = commands.add_parser("ask", help="ask a policy about a video", description="Ask a policy about a video file.")
-    ask.add_argument("video", type=Path, help="a video file")
+    ask = commands.add_parser("ask", help="ask a policy about a video", description="Ask a policy about a video.")
+    ask.add_argument("video", type=Path, help="a video file, a folder of frames, or a tar of these")
     ask.add_argument("question", help="in plain words; the demo's model knows the words of its small world")
     ask.add_argument("--model", required=True, help="a policy folder, builtin:world or models:/NAME@ALIAS of MLflow")
     ask.add_argument("--tracking-uri", default=config.Tracking().uri, metavar="URI", help="of MLflow (%(default)s)")
@@ -20,7 +20,7 @@ def add(commands: Commands) -> None:
 
 
 def _ask(options: argparse.Namespace) -> None:
-    if not options.video.is_file():
+    if not options.video.exists():
         raise DataError(f"{options.video}: no such file")
     from isr_dpo.ask import Answerer
 

@@ -35,6 +35,12 @@ def clip_id(video: str) -> str:
     return stem if stem and f".{suffix.lower()}" in (*VIDEOS, FRAMES_TAR) else name
 
 
+def is_frame(name: str) -> bool:
+    """Whether a file is a frame by its name; `._c01_0001.jpeg` is what a Mac adds to archives."""
+    name = name.rpartition("/")[2]
+    return name.lower().endswith(IMAGES) and not name.startswith(".")
+
+
 class _Listing(NamedTuple):
     files: Mapping[str, int]
     folders: Mapping[str, str | None]
@@ -123,7 +129,7 @@ def hash_clip(path: Path) -> str:
 
 def frame_files(folder: Path) -> list[Path]:
     """The frames of a folder, in the order of their names, which is that of time [C]."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGES)
+    return sorted(path for path in folder.iterdir() if is_frame(path.name))
 
 
 def fingerprint(path: Path) -> str | None:
@@ -184,13 +190,13 @@ def _list_remote(folder: str) -> _Listing:
         head, slash, rest = name.partition("/")
         if not slash:
             files[name] = size
-        elif "/" not in rest and rest.lower().endswith(IMAGES):
+        elif "/" not in rest and is_frame(rest):
             frames.setdefault(head, []).append((rest, size))
     return _Listing(files, {name: canonical_digest(sorted(listed)) for name, listed in frames.items()})
 
 
 def _get_frames(uri: str, folder: Path) -> None:
     store = open_store(uri)
-    names = [name for name in store.list(uri) if "/" not in name and name.lower().endswith(IMAGES)]
+    names = [name for name in store.list(uri) if "/" not in name and is_frame(name)]
     folder.mkdir()
     mapped(lambda name: store.get(join(uri, name), folder / name), names, threads=_THREADS)

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from isr_dpo.data.clips import IMAGES, frame_files
+from isr_dpo.data.clips import IMAGES, frame_files, is_frame
 from isr_dpo.data.video import Decoded, Unreadable, sample_indices
 
 MAX_PIXELS = 64_000_000
@@ -33,7 +33,7 @@ def decode_stills(path: Path, *, frames: int) -> Decoded:
         return _sample([file.name for file in files], lambda i: files[i].read_bytes(), frames)
     try:
         with tarfile.open(path, "r:") as tar:
-            members = sorted((m for m in tar if m.isfile() and _is_image(m.name)), key=lambda member: member.name)
+            members = sorted((m for m in tar if m.isfile() and is_frame(m.name)), key=lambda member: member.name)
             if len({str(PurePosixPath(member.name).parent) for member in members}) > 1:
                 raise Unreadable("a tar of several clips' frames")
             return _sample([PurePosixPath(m.name).name for m in members], lambda i: _content(tar, members[i]), frames)
@@ -73,7 +73,3 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     stream = tar.extractfile(member)
     assert stream is not None  # it is a file
     return stream.read()
-
-
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(IMAGES)

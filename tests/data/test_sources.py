@@ -11,6 +11,7 @@ import pytest
 from isr_dpo import config
 from isr_dpo.data.sources import Sources, read_sources
 from isr_dpo.errors import DataError
+from isr_dpo.records import to_jsonl
 
 
 def train_row(number: int = 0, **changes: Any) -> dict[str, Any]:
@@ -171,3 +172,13 @@ def test_an_ambiguous_video_is_named_by_file_and_line(tmp_path: Path) -> None:
         (tmp_path / f"v1.{suffix}").write_bytes(b"")
     with pytest.raises(DataError, match=r"train.jsonl:2: video 'v1' may be any of .*v1.mp4, .*v1.mkv"):
         read(tmp_path, [train_row(0), train_row(1, video="v1")])
+
+
+def test_published_rows_are_written_as_they_were_read(tmp_path: Path) -> None:
+    """So that existing scripts read our files; a row without an id gains one."""
+    rows = [
+        held_out_row(0, source="msvd", tags=[{"a": None}], note=None),
+        {key: value for key, value in held_out_row(1).items() if key not in ("id", "caption")} | {"idx": 4},
+    ]
+    written = to_jsonl(read(tmp_path, [train_row(0)], rows).sets["dev"]).decode().splitlines()
+    assert [json.loads(line) for line in written] == [rows[0], rows[1] | {"id": "4"}]

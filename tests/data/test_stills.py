@@ -35,7 +35,8 @@ def test_the_order_is_that_of_names_not_of_the_tar(tmp_path: Path) -> None:
 
 def test_a_short_clip_repeats_frames_and_other_files_count_for_nothing(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "clip", 2)
-    (folder / "Thumbs.db").write_bytes(b"x")
+    for name in ("Thumbs.db", "._c01_0001.jpeg"):
+        (folder / name).write_bytes(b"x")
     decoded = decode(folder, frames=4)
     assert numbers_of(decoded.frames) == [0, 0, 0, 1]
     assert decoded.clip_frames == 2

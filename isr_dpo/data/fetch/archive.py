@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
-from isr_dpo.data.clips import FRAMES_TAR, IMAGES, VIDEOS, clip_id
+from isr_dpo.data.clips import FRAMES_TAR, VIDEOS, clip_id, is_frame
 from isr_dpo.errors import DataError, IsrDpoError, StoreError
 
 MAX_CLIP_BYTES = 8 << 30
@@ -87,7 +87,7 @@ class _Reader:
             if packing and parent != folder:
                 yield packing.finish()
                 packing = None
-            if suffix in IMAGES:
+            if is_frame(member.name):
                 if parent != folder:
                     folder, packing = parent, self._begin(clip=PurePosixPath(parent).name)
                 if packing:

@@ -18,8 +18,8 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_aft
 
 from isr_dpo.errors import DataError, OutsideError, RecipeError, StoreError
 
-ATTEMPTS = 8
-"""At the same byte; with the waits between them two to three minutes."""
+ATTEMPTS = 10
+"""At the same byte; the waits between them come to three minutes."""
 LONGEST_WAIT_SECONDS = 120.0
 """Also where the server asks for more."""
 _TIMEOUT = urllib3.Timeout(connect=20, read=60)
@@ -199,7 +199,7 @@ class _Transient(Exception):
         self.after_seconds = after_seconds
 
 
-_backoff = wait_exponential_jitter(initial=0.5, max=60)
+_backoff = wait_exponential_jitter(initial=0.5, max=60, jitter=0.5)
 
 
 def _wait(state: RetryCallState) -> float:

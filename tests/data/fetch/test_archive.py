@@ -60,12 +60,19 @@ def test_the_same_frames_give_the_same_bytes_whoever_packed_them(tmp_path: Path)
     dated = [tarfile.TarInfo("x/c1/c01_0001.jpeg"), tarfile.TarInfo("x/c1/c01_0002.jpeg")]
     for number, member in enumerate(dated):
         member.size, member.mtime, member.uname, member.mode = 10, 99 + number, "somebody", 0o777
-    plain = {f"c1/c01_000{i}.jpeg": bytes(10) for i in (1, 2)}
+    plain = {f"c1/{name}": bytes(10) for name in ("c01_0001.jpeg", "._c01_0001.jpeg", "notes.txt", "c01_0002.jpeg")}
     assert unpack(tar_of(dated), tmp_path) == unpack(tar_of(plain), tmp_path)
 
 
 def test_raw_videos_keep_their_suffix_and_other_files_are_left(tmp_path: Path) -> None:
-    members = {"msvd/c1.avi": b"video", "msvd/c2.avi": b"no", "msvd/c3.txt": b"no", "c3.MP4": b"another", "c1": b"no"}
+    members = {
+        "msvd/c1.avi": b"video",
+        "msvd/c2.avi": b"no",
+        "msvd/c3.txt": b"no",
+        "c3.MP4": b"another",
+        "c1": b"no",
+        "._c1.avi": b"",
+    }
     assert unpack(tar_of(members), tmp_path) == {"c1.avi": b"video", "c3.mp4": b"another"}
 
 

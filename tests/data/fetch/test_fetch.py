@@ -270,19 +270,23 @@ COMMAND = [sys.executable, "-m", "isr_dpo.cli", "data", "fetch"]
 
 @pytest.mark.parametrize("run_uri", ["local", "moto"], indirect=True)
 def test_a_fetch_killed_again_and_again_ends_with_every_clip_stored_once(tmp_path: Path, run_uri: str) -> None:
-    """Each time after some more clips; the server is slow enough to be caught in the middle of an archive."""
+    """The server holds it up where it is to be killed: in mid-archive, after some more clips each time."""
     clips = 16
-    members = frames_of(*range(clips), count=30)
+    members = frames_of(*range(clips), count=20)
     rows = write_rows(tmp_path / "rows.jsonl", *(f"c{i}" for i in range(clips)), "absent")
+    goals: list[int] = []
 
-    def slow(asked: Asked, n: int) -> Manner:
-        time.sleep(0.3)
-        return Manner(cut=200_000)
+    def hold(asked: Asked, n: int) -> Manner:
+        before = list(goals)
+        while before and goals == before and len(stored(run_uri)) >= before[0]:
+            time.sleep(0.02)
+        return Manner(cut=100_000)
 
-    with file_server({"/chunk_0.tar": tar_of(members)}, slow) as server:
+    with file_server({"/chunk_0.tar": tar_of(members)}, hold) as server:
         command = [*COMMAND, f"{server.url}/chunk_0.tar", run_uri, "--rows", rows]
         versions: dict[str, set[str]] = {}
-        for goal in (2, 7):
+        for goal in (2, 9):
+            goals[:] = [goal]
             process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             while len(stored(run_uri)) < goal:
                 assert process.poll() is None, "it ended before it was killed"
@@ -291,6 +295,7 @@ def test_a_fetch_killed_again_and_again_ends_with_every_clip_stored_once(tmp_pat
             process.wait()
             for name in stored(run_uri):
                 versions.setdefault(name, set()).add(_version(run_uri, name))
+        goals.clear()
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 3, done.stderr
     assert "1 of 17 clips are in none of the chunks (absent)" in done.stderr
@@ -334,3 +339,22 @@ def test_fetching_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("run_uri", ["local", "moto"], indirect=True)
+def test_what_was_fetched_is_what_a_run_reads(tmp_path: Path, run_uri: str) -> None:
+    from isr_dpo import config
+    from isr_dpo.data.sources import read_sources
+
+    source = write_chunks(tmp_path / "source", (0, 1), (2,))
+    (tmp_path / "source" / "raw.tar").write_bytes(tar_of({"x/v9.avi": b"video"}))
+    rows = write_rows(tmp_path / "rows.jsonl", "c0", "test/x/c2", "v9", "gone")
+    fetch(str(source), run_uri, rows=[rows])
+    sources = read_sources(config.Data(train=rows, videos=run_uri))
+    assert {video: at.removeprefix(f"{run_uri}/") for video, at in sources.videos.items()} == {
+        "c0": "c0.tar",
+        "gone": "gone",
+        "test/x/c2": "c2.tar",
+        "v9": "v9.avi",
+    }
+    assert [video for video, identity in sources.identities.items() if identity is None] == ["gone"]
