@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from isr_dpo.stores import join
 
 
@@ -110,7 +112,8 @@ def time(run_uri: str, step: str, index: int, *, share: int = 0) -> str:
 
 def choices(run_uri: str, index: int, annotator: str) -> str:
     """What a person, or an oracle, chose between the answers of a round."""
-    return join(run_uri, "analysis", f"{choices_prefix(index)}{annotator.replace(':', '-')}.jsonl")
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", annotator)  # an oracle is called by its model's name
+    return join(run_uri, "analysis", f"{choices_prefix(index)}{name}.jsonl")
 
 
 def choices_prefix(index: int) -> str:

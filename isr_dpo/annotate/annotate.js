@@ -186,7 +186,11 @@ at("back").addEventListener("click", () => move(-1));
 at("on").addEventListener("click", () => move(1));
 at("again").addEventListener("click", () => move(-1));
 at("play").addEventListener("click", () => play(!playing));
-at("view").addEventListener("load", () => at("row").classList.toggle("tiny", at("view").naturalWidth <= 96));
+at("view").addEventListener("load", () => {
+  const {naturalWidth: width, naturalHeight: height} = at("view");
+  at("row").classList.toggle("tiny", width <= 96);
+  at("row").style.setProperty("--ratio", `${width} / ${height}`);
+});
 setInterval(() => { if (playing && !document.hidden) step(frame + 1); }, FRAME_MILLISECONDS);
 
 play(playing);

@@ -79,7 +79,7 @@ class ChoiceLog:
 
 
 def _said(choice: Choice | None) -> tuple[object, ...] | None:
-    return None if choice is None else (choice.outcome, choice.choice, choice.rows_digest)
+    return None if choice is None else (choice.annotator, choice.outcome, choice.choice, choice.rows_digest)
 
 
 def append(uri: str, choices: Iterable[Choice]) -> None:

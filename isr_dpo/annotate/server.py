@@ -81,7 +81,6 @@ class _Forbidden(Exception):
 
 class _Handler(BaseHTTPRequestHandler):
     server: Server
-    protocol_version = "HTTP/1.1"
     server_version = "isr-dpo"
     sys_version = ""
     timeout = 60
@@ -90,7 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answered(self._get)
 
     def do_POST(self) -> None:
-        self._answered(self._post)
+        content = self._content()  # whatever the answer: closed with unread bytes, a connection may lose it
+        self._answered(lambda: self._post(content))
 
     def _answered(self, answer: Any) -> None:
         try:
@@ -120,14 +120,14 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(HTTPStatus.OK, session.frame(int(frame[1]), int(frame[2])), footage.KIND)
         return self._json(HTTPStatus.NOT_FOUND, {"error": f"nothing at {path}"})
 
-    def _post(self) -> None:
+    def _post(self, content: bytes) -> None:
         origin = self.headers.get("Origin")
         if origin not in [f"http://{host}" for host in self.server.hosts]:
             raise _Forbidden(f"a choice must come from this page, not from {origin}")
         self._check_token()
         if self.path != "/choices":
             return self._json(HTTPStatus.NOT_FOUND, {"error": f"nothing at {self.path}"})
-        return self._json(HTTPStatus.OK, self.server.session.choose(self._body()))
+        return self._json(HTTPStatus.OK, self.server.session.choose(_tree(content)))
 
     def _check_host(self) -> None:
         host = self.headers.get("Host")
@@ -140,22 +140,12 @@ class _Handler(BaseHTTPRequestHandler):
         if not secrets.compare_digest(self.headers.get(TOKEN_HEADER, "").encode(), self.server.token.encode()):
             raise _Forbidden("this page belongs to a server that has ended: load it again")
 
-    def _body(self) -> dict[str, Any]:
+    def _content(self) -> bytes:
+        """The request's body, as far as it is read at all."""
         length = self.headers.get("Content-Length", "")
-        if not re.fullmatch(r"\d{1,9}", length) or int(length) > LONGEST_BODY_BYTES:
-            self.close_connection = True
-            raise Refusal(f"Content-Length {length!r}: accepted: up to {LONGEST_BODY_BYTES} bytes")
-        try:
-            tree = json.loads(self.rfile.read(int(length)))
-        except (ValueError, RecursionError) as error:
-            raise Refusal(f"the body is not JSON: {error}") from error
-        if not isinstance(tree, dict):
-            raise Refusal("the body is not a JSON object")
-        return tree
+        return self.rfile.read(min(int(length), LONGEST_BODY_BYTES + 1)) if re.fullmatch(r"\d{1,9}", length) else b""
 
     def _json(self, status: HTTPStatus, tree: Mapping[str, Any]) -> None:
-        if status != HTTPStatus.OK:
-            self.close_connection = True  # a body that was not read would pass as the next request
         self._send(status, json.dumps(tree).encode(), "application/json")
 
     def _send(self, status: HTTPStatus, content: bytes, kind: str) -> None:
@@ -171,3 +161,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _asset(path: str) -> bytes:
     return (resources.files(__package__) / path.lstrip("/")).read_bytes()
+
+
+def _tree(content: bytes) -> dict[str, Any]:
+    """The JSON object of a request. Raises Refusal."""
+    if len(content) > LONGEST_BODY_BYTES:
+        raise Refusal(f"a request of more than {LONGEST_BODY_BYTES} bytes")
+    try:
+        tree = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise Refusal(f"the body is not JSON: {error}") from error
+    if not isinstance(tree, dict):
+        raise Refusal("the body is not a JSON object")
+    return tree

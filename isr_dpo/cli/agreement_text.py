@@ -44,7 +44,10 @@ def agreement(found: Agreement) -> list[RenderableType]:
     return [table, *[part for run in found.runs for part in _labels(run)], Text(NOTE, style="dim")]
 
 
-_COLUMNS = ("judge", "labels by", "agreement, %", "rows", "left out", "same in both orders, %", "agreement of those, %")
+_COLUMNS = (
+    *("judge", "labels by", "agreement, %", "rows", "left out"),
+    *("same in both orders, %", "agreement of those, %", "prefers what stands first, %"),
+)
 
 
 def _figures(of: Alignment) -> tuple[str, ...]:
@@ -54,6 +57,7 @@ def _figures(of: Alignment) -> tuple[str, ...]:
         ", ".join(f"{count} {reason}" for reason, count in of.left_out.items()) or "none",
         estimate(of.consistency, digits=1, scale=100),
         estimate(of.consistent_share, digits=1, scale=100),
+        estimate(of.first_position, digits=1, scale=100),
     )
 
 

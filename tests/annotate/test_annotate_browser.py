@@ -162,6 +162,9 @@ def test_a_server_that_ended_is_said_and_nothing_is_passed_over(run: str) -> Non
         page.press("1")
         page.wait("document.getElementById('problem').textContent.includes('does not answer')")
         assert page.evaluate("place") == 0
+        box = page.evaluate("document.getElementById('problem').getBoundingClientRect().toJSON()")
+        assert box["top"] > 0
+        assert box["bottom"] < 900
         stack.enter_context(served(run, judged, port=port))
         page.press("1")
         page.wait("document.getElementById('problem').textContent.includes('load the page again')")

@@ -12,10 +12,11 @@ import pytest
 
 from isr_dpo import layout
 from isr_dpo.annotate.choices import Choice, ChoiceLog, checked_name, read_all
+from isr_dpo.annotate.session import open_session
 from isr_dpo.annotate.sheet import rows_digest, sheet
 from isr_dpo.errors import DataError, RecipeError
 from isr_dpo.stores import read_bytes
-from tests.judged_run import judged_row
+from tests.judged_run import judged_row, write
 
 JUDGED = [judged_row(number) for number in range(60)]
 
@@ -140,3 +141,20 @@ def test_choices_are_read_by_annotator_and_by_round(run_uri: str) -> None:
 def test_a_name_that_cannot_be_an_annotator_s_is_refused(name: str) -> None:
     with pytest.raises(RecipeError, match="--annotator"):
         checked_name(name)
+
+
+def test_an_oracle_named_by_its_model_gets_a_file_of_its_own() -> None:
+    uri = layout.choices("runs/a", 1, "oracle:org/model:7b")
+    assert uri == "runs/a/analysis/choices-round-01-oracle-org-model-7b.jsonl"
+    assert layout.choices("runs/a", 1, "../../x") == "runs/a/analysis/choices-round-01-..-..-x.jsonl"
+
+
+def test_a_session_works_on_every_store(run_uri: str) -> None:
+    write(run_uri, JUDGED[:6])
+    session = open_session(run_uri, round_index=1, rows=4, seed=0, annotator="anna")
+    assert session.item(0)["frames"] == 8
+    assert session.frame(3, 7)[:4] == b"RIFF"
+    session.choose({"id": session.items[1].id, "verdict": "second", "seconds": 3})
+    session.choose({"id": session.items[1].id, "verdict": "first", "seconds": 3})
+    again = open_session(run_uri, round_index=1, rows=4, seed=0, annotator="anna")
+    assert again.state()["labelled"] == [None, "first", None, None]
