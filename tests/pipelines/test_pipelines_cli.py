@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from isr_dpo.config import Recipe
 from isr_dpo.errors import RecipeError
+from isr_dpo.mlflow_client import open_client
 from pipelines.__main__ import main
 
 
@@ -21,7 +23,7 @@ def write(folder: Path, **keys: object) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("command", [["compile"], ["run", "--run-uri", "run"]])
+@pytest.mark.parametrize("command", [["compile"], ["run", "--run-uri", "run"], ["evaluate", "--run-uri", "run"]])
 def test_an_unknown_recipe_names_the_packaged_ones(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "nothere"]) == RecipeError.exit_code
     (line,) = capsys.readouterr().err.splitlines()
@@ -29,7 +31,7 @@ def test_an_unknown_recipe_names_the_packaged_ones(command: list[str], capsys: p
     assert "smoke" in line
 
 
-@pytest.mark.parametrize("command", [["compile"], ["run", "--run-uri", "run"]])
+@pytest.mark.parametrize("command", [["compile"], ["run", "--run-uri", "run"], ["evaluate", "--run-uri", "run"]])
 def test_an_unknown_key_is_named_with_the_accepted_ones(
     command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -43,6 +45,48 @@ def test_a_run_uri_of_no_store_is_refused(tmp_path: Path, capsys: pytest.Capture
     assert main(["run", write(tmp_path), "--run-uri", "ftp://host/run"]) == RecipeError.exit_code
     (line,) = capsys.readouterr().err.splitlines()
     assert "ftp" in line
+
+
+def test_evaluate_trains_nothing_and_takes_the_model_from_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[tuple[Recipe, str]] = []
+    monkeypatch.setattr("pipelines.local.run", lambda recipe, uri, *, run_id: taken.append((recipe, uri)) or 0)
+    where = ["--run-uri", "runs/b"]
+    assert main(["evaluate", write(tmp_path), *where, "--set", "evaluate.full_at=[2]"]) == 0
+    assert main(["evaluate", write(tmp_path), *where, "--model", "s3://bucket/policy-09"]) == 0
+    assert main(["evaluate", write(tmp_path), *where, "--model", "007"]) == 0  # a folder, no number
+    assert [(recipe.iterations, recipe.model.start) for recipe, _ in taken] == [
+        (0, "builtin:world"),
+        (0, "s3://bucket/policy-09"),
+        (0, "007"),
+    ]
+    assert {uri for _, uri in taken} == {"runs/b"}
+
+
+def test_evaluate_takes_a_registered_model_by_its_alias(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken: list[Recipe] = []
+    monkeypatch.setattr("pipelines.local.run", lambda recipe, uri, *, run_id: taken.append(recipe) or 0)
+    database = f"sqlite:///{tmp_path}/mlflow.db"
+    client = open_client(database)
+    client.create_registered_model("tiny")
+    version = client.create_model_version("tiny", source=str(tmp_path / "policy-02"))
+    client.set_registered_model_alias("tiny", "champion", version.version)
+    command = ["evaluate", write(tmp_path, tracking={"uri": database}), "--run-uri", "runs/b", "--model"]
+    assert main([*command, "models:/tiny@champion"]) == 0
+    assert taken[0].model.start == str(tmp_path / "policy-02")
+    assert main([*command, "models:/tiny@best"]) == RecipeError.exit_code
+    assert "'tiny' has no alias 'best'" in capsys.readouterr().err
+
+
+def test_a_benchmark_is_compiled_under_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compile", "benchmarks"]) == 0
+    assert "build/benchmarks-local.yaml: 10 sets, recipe " in capsys.readouterr().out
 
 
 def test_debug_shows_where_an_error_came_from() -> None:
