@@ -36,8 +36,8 @@ class Told:
 
 
 def name_of(grader: Grader) -> str:
-    """Whom the choices are by: `oracle:<grader>`."""
-    return f"{ORACLE}:{grader.name}"
+    """Whom the choices are by: `oracle:<grader>`, a model by its own name."""
+    return f"{ORACLE}:{grader.model or grader.name}"
 
 
 def choose(

@@ -62,6 +62,8 @@ def _check(options: argparse.Namespace) -> None:
         raise RecipeError("--oracle needs --truth TRAIN.jsonl: a run does not keep its rows' ground truth")
     meant_for_people = {"--annotator": options.annotator is not None, "--port": options.port is not None}
     meant_for_oracles = {"--truth": options.truth is not None, "--evaluate": bool(options.evaluate)}
+    if options.rows == 0:
+        raise RecipeError("--rows 0: accepted: 1 or more")
     wrong = [name for name, given in (meant_for_people if options.oracle else meant_for_oracles).items() if given]
     if wrong:
         raise RecipeError(f"{wrong[0]}: {'not with' if options.oracle else 'only with'} --oracle")

@@ -22,7 +22,7 @@ from isr_dpo.annotate.choices import ChoiceLog, read_all
 from isr_dpo.annotate.server import TOKEN_HEADER, Server
 from isr_dpo.annotate.session import open_session
 from isr_dpo.cli import main
-from isr_dpo.errors import RecipeError
+from isr_dpo.errors import CorruptOutput, DataError, RecipeError
 from tests.judged_run import CONTEXT, judged_row, write
 
 
@@ -229,6 +229,22 @@ def test_a_disk_that_takes_nothing_is_said_and_the_row_stays_open(client: Client
     assert client.ask("GET", "/state").tree["labelled"] == [None] * 6
 
 
+def test_damaged_frames_are_named_and_the_other_rows_go_on(run: str) -> None:
+    shard = next(Path(layout.frames(run)).glob("*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-1])
+    session = open_session(run, round_index=1, rows=6, seed=0, annotator="anna")
+    with pytest.raises(CorruptOutput, match=r"frames-00000\.tar has"):
+        session.item(0)
+    assert session.state()["labelled"] == [None] * 6
+
+
+def test_a_round_without_two_different_answers_has_nothing_to_label(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    write(run, [judged_row(0, responses=("same", "same"), outcome="identical", winner=None)])
+    with pytest.raises(DataError, match="none of its 1 rows has two different answers"):
+        open_session(run, round_index=1, rows=6, seed=0, annotator="anna")
+
+
 def test_choices_between_other_answers_are_not_taken_for_these(server: Server, run: str) -> None:
     item = server.session.items[0]
     client = Client(server.port)
@@ -311,7 +327,7 @@ def test_ctrl_c_ends_cleanly_and_says_what_is_kept(run: str) -> None:
         (("--round", "7"), 3, "round 7 is not judged"),
         (("--round", "1", "--annotator", "../../x"), 2, "--annotator '../../x': accepted"),
         (("--round", "1", "--annotator", "oracle-x"), 2, "no name that begins with 'oracle'"),
-        (("--round", "1", "--rows", "0"), 3, "none of its"),
+        (("--round", "1", "--rows", "0"), 2, "--rows 0: accepted: 1 or more"),
     ],
 )
 def test_wrong_input_is_one_line(
