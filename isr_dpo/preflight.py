@@ -26,6 +26,7 @@ def check(recipe: Recipe, run_uri: str) -> None:
         lambda: _check_sources(recipe),
         lambda: _check_store(run_uri),
         lambda: _check_keys(recipe),
+        lambda: _check_grader(recipe, run_uri),
         lambda: _check_tracking(recipe, run_uri),
     )
     findings = []
@@ -126,6 +127,16 @@ def _check_keys(recipe: Recipe) -> None:
         if value == "openai" and not os.environ.get("OPENAI_API_KEY"):
             packaged = "; or use the packaged grader: rules" if key == "evaluate.grader" else ""
             raise RecipeError(f"{key} is openai, but OPENAI_API_KEY is not set; set it{packaged}")
+
+
+def _check_grader(recipe: Recipe, run_uri: str) -> None:
+    """Does its endpoint take the key and have the model, and can bought grades be kept?"""
+    if recipe.evaluate.grader != "openai" or not os.environ.get("OPENAI_API_KEY"):
+        return
+    from isr_dpo.evaluate.reach import check_endpoint
+
+    _check_store(recipe.evaluate.ledger or layout.ledger(run_uri))
+    check_endpoint(recipe.evaluate)
 
 
 def _check_tracking(recipe: Recipe, run_uri: str) -> None:
