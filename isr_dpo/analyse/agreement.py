@@ -84,7 +84,7 @@ class RunAgreement:
 
 @dataclass(frozen=True)
 class SamePairs:
-    """The very same pairs judged by one policy with and without context."""
+    """The very same pairs judged by one policy without context, with its own and with another video's description."""
 
     run: str
     policy: int
@@ -98,6 +98,8 @@ class SamePairs:
     """With less without, on rows that both decided: paired, by video."""
     changed: int
     """Rows on which the choice is another one."""
+    shuffled: Alignment
+    """With another video's description: a judge that reads its context falls behind the one without."""
 
 
 @dataclass(frozen=True)
@@ -159,15 +161,21 @@ def labels_of(found: RunAgreement, by: str) -> dict[str, Label]:
 
 
 def same_pairs(
-    found: RunAgreement, without: Sequence[Judged], with_context: Sequence[Judged], *, policy: int, contexts_of: str
+    found: RunAgreement,
+    *,
+    without: Sequence[Judged],
+    with_context: Sequence[Judged],
+    shuffled: Sequence[Judged],
+    policy: int,
+    contexts_of: str,
 ) -> SamePairs:
-    """The labelled pairs of `found` as one policy judges them without and with context."""
+    """The labelled pairs of `found` as one policy judges them."""
     by = found.labels[0].by
     labels = labels_of(found, by)
-    arms = [{row.id: row for row in rows if row.id in labels} for rows in (without, with_context)]
+    arms = [{row.id: row for row in rows if row.id in labels} for rows in (without, with_context, shuffled)]
     right: list[dict[str, float]] = []
     chosen: list[dict[str, Side]] = []
-    for arm in arms:
+    for arm in arms[:2]:
         sides = {i: side for i, row in arm.items() if (side := verdict(row).side) is not None}
         chosen.append({i: side for i, side in sides.items() if not isinstance(labels[i], str)})
         right.append({i: float(side == labels[i]) for i, side in chosen[-1].items()})
@@ -182,6 +190,7 @@ def same_pairs(
         with_context=alignment(arms[1], labels),
         difference=Estimate.of(paired_difference(right[1], right[0], videos)) if common else None,
         changed=sum(chosen[0][i] != chosen[1][i] for i in common),
+        shuffled=alignment(arms[2], labels),
     )
 
 

@@ -28,7 +28,7 @@ def add(actions: Commands) -> None:
         "--engine",
         action="store_true",
         help="also let RUN's policy judge the labelled pairs again, with and without context (RUN's descriptions, or "
-        "RUN2's where it has none)",
+        "RUN2's where it has none), and with another video's",
     )
     action.add_argument("--out", metavar="URI", help="of the JSON (default: in RUN/analysis/)")
     action.set_defaults(run=_agreement)
@@ -94,4 +94,4 @@ def _same_pairs(runs: list[Run], found: RunAgreement) -> SamePairs:
     labels = labels_of(found, found.labels[0].by)
     rows = [row for row in read_judged(run.uri, found.round) if row.id in labels]
     again = rejudge(run, found.round, rows, contexts_from=contexts_from)
-    return same_pairs(found, again.without, again.with_context, policy=found.round, contexts_of=contexts_from.name)
+    return same_pairs(found, **again._asdict(), policy=found.round, contexts_of=contexts_from.name)

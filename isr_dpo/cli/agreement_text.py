@@ -30,6 +30,7 @@ def agreement(found: Agreement) -> list[RenderableType]:
         who = f"{same.run}, policy {same.policy}, same pairs"
         add_row(table, f"{who}, without context", same.by, *_figures(same.without))
         add_row(table, f"{who}, context of {same.contexts_of}", same.by, *_figures(same.with_context))
+        add_row(table, f"{who}, another video's context", same.by, *_figures(same.shuffled))
         rows = same.difference.rows if same.difference else 0
         add_row(
             table,

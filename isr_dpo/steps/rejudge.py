@@ -1,7 +1,8 @@
-"""The same pairs judged again, with context and without: what Table 4 compares, on identical responses.
+"""The same pairs judged again, with context and without: what Table 4 compares, on identical responses. A third time
+with another video's description, which shows whether the judge reads its context at all [O].
 
-No step of a run: what is made stands in <run>/round-tt/rejudged-<arm>-<rows>, so that an interrupted one goes on and a
-finished one is asked for once.
+No step of a run: what is made stands in <run>/round-tt/rejudged-<design>-<rows>, so that an interrupted one goes on and
+a finished one is asked for once.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from isr_dpo import judge, layout, manifest, prompts
+from isr_dpo import judge, layout, manifest, prompts, retrospect
 from isr_dpo.analyse.runs import Run
+from isr_dpo.config import Recipe
 from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import DataError
 from isr_dpo.manifest import Manifest
@@ -27,22 +29,26 @@ class Rejudged(NamedTuple):
 
     without: list[Judged]
     with_context: list[Judged]
+    shuffled: list[Judged]
 
 
 def rejudge(run: Run, index: int, rows: Sequence[Judged], *, contexts_from: Run) -> Rejudged:
-    """Asks policy `index` of `run` about `rows` of its round `index`, without context and with the descriptions of
-    round `index` of the run `contexts_from`.
+    """Asks policy `index` of `run` about `rows` of its round `index`: without context, with the descriptions of round
+    `index` of the run `contexts_from`, and with these shuffled among the videos.
 
     Raises:
         DataError: that run has no descriptions, or the policy is not stored.
         ModelError: the policy cannot be run here.
     """
     contexts = _contexts(contexts_from, index)
-    return Rejudged(_asked(run, index, rows, None), _asked(run, index, rows, contexts))
+    return Rejudged(
+        without=_asked(run, index, rows, None, design="none"),
+        with_context=_asked(run, index, rows, contexts, design="retrospective"),
+        shuffled=_asked(run, index, rows, contexts, design="shuffled"),
+    )
 
 
-def _asked(run: Run, index: int, rows: Sequence[Judged], contexts: Manifest | None) -> list[Judged]:
-    arm, design = ("without", "none") if contexts is None else ("with", "retrospective")
+def _asked(run: Run, index: int, rows: Sequence[Judged], contexts: Manifest | None, *, design: str) -> list[Judged]:
     recipe = run.recipe.model_copy(
         update={
             "retrospect": run.recipe.retrospect.model_copy(update={"context": design}),
@@ -56,24 +62,33 @@ def _asked(run: Run, index: int, rows: Sequence[Judged], contexts: Manifest | No
     }
     items = [_responses(row) for row in sorted(rows, key=lambda row: row.id)]
     digest = canonical_digest([[row.id, row.prompt, *row.responses] for row in items])
-    uri = layout.round_output(run.uri, index, f"rejudged-{arm}-{digest[:8]}")
+    uri = layout.round_output(run.uri, index, f"rejudged-{design}-{digest[:8]}")
     digests = {name: made.digest for name, made in inputs.items()} | {"rows": digest}
     out = manifest.begin(uri, origin(recipe, "rejudged", "judge", digests))
     if isinstance(out, Manifest):
         return rows_of(out, Judged, "judged-")
     stage = functools.partial(
         judge.judge,
-        contexts=None if contexts is None else contexts_of(contexts),
+        contexts=_read(recipe, contexts, index),
         prompts=prompts.load(recipe.prompts),
         settings=recipe.judge,
         seed=recipe.seed,
         round_index=index,
     )
-    progress = Progress(f"judge again, {arm} context", len(items), "rows")
+    progress = Progress(f"judge again, context {design}", len(items), "rows")
     with Engines(recipe, inputs, run.uri) as engines:
         judged = engines.work(items, out, row_type=Judged, stage=stage, progress=progress, prefix="judged")
     closed(out, {"rows": float(len(judged))}, rows=len(judged))
     return judged
+
+
+def _read(recipe: Recipe, contexts: Manifest | None, index: int) -> dict[str, str] | None:
+    if contexts is None:
+        return None
+    by_video = contexts_of(contexts)
+    if recipe.retrospect.context != "shuffled":
+        return by_video
+    return retrospect.shuffled(by_video, seed=recipe.seed, round_index=index)
 
 
 def _responses(row: Judged) -> Responses:

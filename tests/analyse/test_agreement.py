@@ -197,7 +197,10 @@ def test_the_same_pairs_are_compared_row_by_row() -> None:
     swapped = tuple((q, p) for p, q in PROBABILITIES[1])
     with_context[1] = with_context[1].model_copy(update={"probabilities": swapped})
     with_context[5] = with_context[5].model_copy(update={"outcome": "unparsed", "winner": None})
-    same = same_pairs(found, without, with_context, policy=1, contexts_of="b")
+    same = same_pairs(
+        found, without=without, with_context=with_context, shuffled=judged()[::-1], policy=1, contexts_of="b"
+    )
+    assert same.shuffled == same.without
     assert (same.without.agreed, same.without.compared) == (3, 4)
     assert (same.with_context.agreed, same.with_context.compared) == (3, 3)
     assert same.with_context.left_out == {"judge: tie": 1, "judge: unparsed": 1, "label: tie": 1}
@@ -232,7 +235,7 @@ def test_runs_are_compared_by_labels_of_the_same_kind_alone() -> None:
 
 def test_the_result_is_read_back_as_it_was_written() -> None:
     run = agreed({"anna": LABELS, "bert": LABELS})
-    same = same_pairs(run, judged(), judged(), policy=1, contexts_of="b")
+    same = same_pairs(run, without=judged(), with_context=judged(), shuffled=judged(), policy=1, contexts_of="b")
     made = Agreement(1, (run,), None, same, reported())
     assert from_json(Agreement, to_json(made), where="x") == made
     assert (made.reported.self_rewarding, made.reported.isr_dpo) == (59.0, 75.0)

@@ -116,6 +116,14 @@ def test_judging_the_same_pairs_again_gives_what_both_rounds_stored(runs: tuple[
     assert (same.policy, same.contexts_of, same.by) == (1, "retrospective", "oracle:rule-based")
     assert same.without == found.runs[0].labels[0].judge
     assert same.with_context == found.runs[1].labels[0].judge
+    assert same.shuffled.compared + sum(same.shuffled.left_out.values()) == found.runs[0].labels[0].labelled
+    read = {
+        design: next(Path(none, "round-01").glob(f"rejudged-{design}-*/judged-00000.jsonl")).read_text().splitlines()
+        for design in ("none", "retrospective", "shuffled")
+    }
+    contexts = {design: [json.loads(row).get("context") for row in rows] for design, rows in read.items()}
+    assert set(contexts["none"]) == {None}
+    assert contexts["shuffled"] != contexts["retrospective"]
     if same.difference is not None:
         assert found.difference is not None
         assert same.difference.value == pytest.approx(found.difference.value)
@@ -127,7 +135,7 @@ def test_what_was_judged_again_is_not_asked_twice_and_the_runs_own_outputs_stay(
     command = ["analyse", "agreement", retrospective, "--round", "1", "--engine"]
     assert main(command) == 0
     places = sorted(Path(retrospective, "round-01").glob("rejudged-*/manifest.json"))
-    assert len(places) == 2
+    assert len(places) == 3
     times = [os.stat(place).st_mtime_ns for place in places]
     first = result(retrospective)
     assert main(command) == 0
