@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -41,7 +42,10 @@ class Served:
 
 @contextlib.contextmanager
 def file_server(
-    files: Mapping[str, bytes], manner: Callable[[Asked, int], Manner] = lambda asked, n: Manner()
+    files: Mapping[str, bytes],
+    manner: Callable[[Asked, int], Manner] = lambda asked, n: Manner(),
+    *,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[Served]:
     """Serves `files` by path ("/folder/a.tar"); `manner(asked, n)` is told how often, from 0, a path was asked for."""
     state = Served(files=dict(files))
@@ -95,6 +99,8 @@ def file_server(
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     state.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()

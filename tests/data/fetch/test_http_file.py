@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import os
+import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
+from isr_dpo.data.fetch import http
 from isr_dpo.data.fetch.http import HttpFile
 from isr_dpo.errors import DataError, OutsideError, StoreError
 from tests.servers.file_server import Asked, Manner, Served, file_server
@@ -127,7 +135,47 @@ def test_no_proxy_is_asked_for_loopback_and_one_for_the_rest(monkeypatch: pytest
 
 
 def test_a_forked_process_has_connections_of_its_own() -> None:
-    from isr_dpo.data.fetch import http
-
     assert http._pool(os.getpid(), None) is http._pool(os.getpid(), None)
     assert http._pool(os.getpid(), None) is not http._pool(-1, None)
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """An https server, and the certificate that it made for itself; it redirects to plain http."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    kind, form, none = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    (tmp_path / "cert.pem").write_bytes(certificate.public_bytes(kind))
+    (tmp_path / "key.pem").write_bytes(key.private_bytes(kind, form, none))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    to_http = Manner(status=302, headers={"Location": "http://127.0.0.1:9/a.tar"}, body=b"")
+    files = {"/a.tar": CONTENT}
+    with file_server(files, lambda a, n: to_http if "plain" in a.path else Manner(), tls=context) as server:
+        yield server.url.replace("http://127.0.0.1", "https://localhost"), tmp_path / "cert.pem"
+
+
+def test_a_certificate_must_be_trusted(secure: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    url, certificate = secure
+    started = time.monotonic()
+    with pytest.raises(StoreError, match=r"its certificate is not trusted .*SSL_CERT_FILE"):
+        read(f"{url}/a.tar", token="secret")
+    assert time.monotonic() - started < 5
+    http._pool.cache_clear()
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    assert read(f"{url}/a.tar", token="secret") == CONTENT
+    with pytest.raises(StoreError, match=r"redirects from https to http://127.0.0.1:9/a.tar; refused"):
+        read(f"{url}/plain")
+    http._pool.cache_clear()

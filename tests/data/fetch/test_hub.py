@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def _online(monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(hub._asked.retry, "wait", tenacity.wait_none())  # type: ignore[attr-defined]
+    monkeypatch.setattr(hub.asked.retry, "wait", tenacity.wait_none())  # type: ignore[attr-defined]
     monkeypatch.delenv("HF_TOKEN", raising=False)
 
 
@@ -50,9 +51,15 @@ def tree() -> list[dict[str, Any]]:
 
 
 @contextmanager
-def a_hub(*, trouble: int | None = None, token: str | None = None) -> Iterator[tuple[Served, Served]]:
+def a_hub(
+    *,
+    trouble: int | None = None,
+    token: str | None = None,
+    storing: Callable[[Asked, int], Manner] = lambda asked, n: Manner(),
+) -> Iterator[tuple[Served, Served]]:
     """A hub with one data set, and the host where its files are stored."""
-    with file_server({f"/{path}": content for path, content in CHUNKS.items()}) as storage:
+    signatures = itertools.count()
+    with file_server({f"/{path}": content for path, content in CHUNKS.items()}, storing) as storage:
 
         def answer(asked: Asked, n: int) -> Manner:
             if trouble:
@@ -66,7 +73,7 @@ def a_hub(*, trouble: int | None = None, token: str | None = None) -> Iterator[t
                 return Manner(body=json.dumps(tree()).encode(), headers={"Content-Type": "application/json"})
             at_commit = f"/datasets/org/clips/resolve/{COMMIT}/"
             if path.startswith(at_commit):
-                target = f"{storage.url}/{path.removeprefix(at_commit)}?X-Signature=hush"
+                target = f"{storage.url}/{path.removeprefix(at_commit)}?X-Signature={next(signatures)}"
                 return Manner(status=302, headers={"Location": target}, body=b"")
             return Manner(status=404, body=b'{"error": "not found"}', headers={"X-Error-Code": "RepoNotFound"})
 
@@ -135,3 +142,16 @@ def test_a_hub_that_is_away_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
     with pytest.raises(OutsideError, match=r"no answer from the hub .*check HF_ENDPOINT, run again"):
         hub.hub_chunks("hf://datasets/org/clips/train_300k")
+
+
+def test_after_a_cut_the_hub_is_asked_for_a_new_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signed one may have run out."""
+    rows, dest = [write_rows(tmp_path / "rows.jsonl", "c0", "c1")], str(tmp_path / "dest")
+    third = len(CHUNKS["train_300k/chunk_0.tar.gz"]) // 3 + 1
+    with a_hub(storing=lambda asked, n: Manner(cut=third)) as (served, storage):
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        fetched = fetch("hf://datasets/org/clips/train_300k", dest, rows=rows, chunks=["chunk_0.tar.gz"])
+    assert fetched.missing == ()
+    assert len({asked.path for asked in storage.asked}) == 3
+    ranges = [asked.headers.get("range") for asked in storage.asked]
+    assert ranges == [None, f"bytes={third}-", f"bytes={2 * third}-"]
