@@ -1,0 +1,123 @@
+"""Every overlay and every set of components builds, and the API server would know each object."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from typing import Any
+
+import jsonschema
+import pytest
+
+from tests.manifests.custom_kinds import SPECS, schema_of
+from tests.manifests.kustomized import ALL, COMBINATIONS, ROOT, SETTINGS, built, containers, of_kind
+
+kubernetes_validate = pytest.importorskip("kubernetes_validate")
+VERSIONS = ("1.30", "1.37")
+"""The oldest Kubernetes that knows all fields, and the newest whose schemas are at hand."""
+
+
+def check(found: dict[str, Any]) -> None:
+    """Raises jsonschema.ValidationError, and KeyError for a kind that neither Kubernetes nor custom_kinds describes."""
+    for version in VERSIONS:
+        try:
+            kubernetes_validate.validate(found, version, strict=True)
+        except kubernetes_validate.SchemaNotFoundError:
+            jsonschema.validate(found, schema_of(found["apiVersion"], found["kind"]))
+        except kubernetes_validate.ValidationError as error:
+            raise jsonschema.ValidationError(f"{version}: {error}") from error
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_object_fits_its_schema(name: str) -> None:
+    for found in built(name):
+        try:
+            check(found)
+        except jsonschema.ValidationError as error:
+            pytest.fail(f"{found['kind']} {found['metadata']['name']}: {error.message}")
+
+
+def test_what_no_schema_knows_is_refused() -> None:
+    deployment = copy.deepcopy(of_kind(built("prod"), "Deployment")["isr-dpo-mlflow"])
+    deployment["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
+    queue = copy.deepcopy(of_kind(built("prod"), "LocalQueue")["isr-dpo"])
+    queue["spec"]["clusterqueue"] = "isr-dpo"
+    for wrong in (deployment, queue):
+        with pytest.raises(jsonschema.ValidationError):
+            check(wrong)
+    with pytest.raises(KeyError):
+        check({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "a"}})
+
+
+def test_each_described_kind_is_in_some_set() -> None:
+    seen = {(found["apiVersion"], found["kind"]) for name in ALL for found in built(name)}
+    assert set(SPECS) <= seen
+
+
+def test_each_part_is_in_some_set() -> None:
+    """So that nothing lies there untested."""
+    parts = {part for combination in COMBINATIONS.values() for part in combination}
+    there = {
+        file.parent.relative_to(ROOT).as_posix()
+        for file in ROOT.rglob("kustomization.yaml")
+        if "overlays" not in file.parts
+    }
+    assert there - parts <= {"components/settings", "components/external-secrets/secrets"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_names_and_labels_are_consistent(name: str) -> None:
+    objects = built(name)
+    names = Counter((found["kind"], found["metadata"]["name"]) for found in objects)
+    assert max(names.values()) == 1
+    for found in objects:
+        metadata, where = found["metadata"], f"{found['kind']} {found['metadata']['name']}"
+        assert metadata["name"] == "isr-dpo" or metadata["name"].startswith("isr-dpo-"), where
+        assert metadata["labels"]["app.kubernetes.io/name"], where
+        part_of = "kubeflow-profile" if found["kind"] == "Namespace" else "isr-dpo"
+        assert metadata["labels"]["app.kubernetes.io/part-of"] == part_of, where
+
+
+CLUSTER_WIDE = {"Namespace", "ClusterQueue", "ResourceFlavor"}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_all_lies_in_one_namespace(name: str) -> None:
+    namespaces = {f["metadata"].get("namespace") for f in built(name) if f["kind"] not in CLUSTER_WIDE}
+    assert len(namespaces) == 1
+    assert None not in namespaces
+
+
+def test_components_ask_for_settings_that_the_overlay_has() -> None:
+    """What a container reads from the settings, unless it is optional, and what is put in place when it is built."""
+    for name in ("dev", "prod"):
+        settings = of_kind(built(name), "ConfigMap")["isr-dpo-settings"]["data"]
+        assert set(_read(built(name))) <= set(settings)
+    assert set(SETTINGS) >= {key for name in ALL for key in _read(built(name))}
+
+
+def _read(tree: Any) -> list[str]:
+    if isinstance(tree, list):
+        return [key for item in tree for key in _read(item)]
+    if not isinstance(tree, dict):
+        return []
+    if tree.get("name") == "isr-dpo-settings" and not tree.get("optional"):
+        return [tree["key"]] if "key" in tree else [item["key"] for item in tree.get("items", [])]
+    return _read(list(tree.values()))
+
+
+@pytest.mark.parametrize("name", ["dev", "prod", "data job"])
+def test_images_are_named_by_digest(name: str) -> None:
+    for where, container in containers(built(name)):
+        if name == "data job" and not where.startswith("Job/"):
+            continue
+        repository, _, digest = container["image"].partition("@sha256:")
+        assert len(digest) == 64, f"{where}: {container['image']}"
+        assert ":" not in repository.rpartition("/")[2], "a tag beside a digest means nothing"
+
+
+def test_images_are_named_in_overlays_alone() -> None:
+    """Elsewhere a name stands for one: no registry, no tag."""
+    for name in COMBINATIONS.keys() - {"data job"}:  # is applied by itself
+        for where, container in containers(built(name)):
+            assert not set(container["image"]) & set("/:@"), where
