@@ -13,7 +13,7 @@ from isr_dpo.digests import canonical_digest, code_version, hash_file
 from isr_dpo.errors import ModelError
 from isr_dpo.manifest import File, Manifest, Origin, content_digest
 from isr_dpo.models.folder import check
-from isr_dpo.stores import join, open_store
+from isr_dpo.stores import hub, join, open_store
 
 PARTS = (".json", ".safetensors", ".jinja", ".model", ".txt")
 """Files of a Hugging Face folder that a policy can consist of; weights in other formats are never read."""
@@ -32,6 +32,8 @@ def start_manifest(recipe: Recipe, standing: Manifest | None = None) -> Manifest
     if uri is None:
         who = "predictions" if recipe.answer.predictions else f"served:{recipe.engine.model}"
         return _manifest(who, {})
+    if uri.startswith(hub.SCHEME):
+        uri = hub.pinned(uri)
     if not uri.startswith(manifest.BUILTIN) and (finished := manifest.find(uri)) is not None:
         if finished.kind != "policy":
             raise ModelError(f"model.start: {uri} holds {finished.kind} of a run, not a policy")
@@ -52,7 +54,7 @@ def check_start(recipe: Recipe) -> None:
     try:
         check(folder)
     except ModelError as error:
-        raise ModelError(f"model.start: {error}; accepted: a folder, s3://, builtin:world") from error
+        raise ModelError(f"model.start: {error}; accepted: a folder, s3://, hf://, builtin:world") from error
 
 
 def _fetched(uri: str, standing: Manifest | None) -> Manifest:

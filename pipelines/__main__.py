@@ -49,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="benchmark a model on the recipe's sets: train nothing")
     evaluate.add_argument("recipe", metavar="RECIPE", help=RECIPE)
     evaluate.add_argument(
-        "--model", metavar="URI", help="a model folder, s3://..., or models:/NAME@ALIAS (default: the recipe's)"
+        "--model", metavar="URI", help="a model folder, s3://, hf:// or models:/NAME@ALIAS (default: the recipe's)"
     )
     evaluate.set_defaults(command=_evaluate)
     for command in (run, evaluate):

@@ -14,6 +14,7 @@ from isr_dpo.errors import ModelError
 from isr_dpo.manifest import Origin, Output
 from isr_dpo.start import start_manifest
 from isr_dpo.stores import open_store
+from tests.servers.hub_server import COMMIT, hub_server
 from tests.tiny import make_policy
 
 REMOTE = pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
@@ -98,3 +99,22 @@ def test_a_system_that_is_not_run_here_has_no_files() -> None:
     imported = start_manifest(recipe(answer={"predictions": {"dev": "dev.jsonl"}}))
     assert (imported.uri, imported.files) == ("predictions", {})
     manifest.verify(served)
+
+
+def test_a_model_of_a_hub_is_taken_at_the_commit_that_it_has_now(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("ISR_DPO_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    files = {path.name: path.read_bytes() for path in model.iterdir()}
+    with hub_server({**files, "README.md": b"a model"}) as served:
+        monkeypatch.setenv("HF_ENDPOINT", served.url)
+        made = start_manifest(start("hf://org/tiny"))
+        assert made.uri == f"hf://org/tiny@{COMMIT}"
+        assert dict(made.files) == dict(start_manifest(start(str(model))).files)
+        fetched = len(served.asked)
+        assert start_manifest(start("hf://org/tiny"), made) is made
+        assert len(served.asked) == fetched + 3  # the commit, no manifest, the list
+    assert {path.name for path in manifest.files(made).iterdir()} == set(files)

@@ -1,4 +1,5 @@
-"""Stores hold what a run makes: a folder on a disk, or a prefix of an S3 bucket. The URI's scheme picks one."""
+"""Stores hold what a run makes: a folder on a disk, or a prefix of an S3 bucket; a hub's models are only read. The
+URI's scheme picks one."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class Store(Protocol):
 
 
 def open_store(uri: str) -> Store:
-    """The store that `uri` belongs to: `s3://bucket/prefix`, or a path (absolute, relative or file://)."""
+    """The store that `uri` belongs to: `s3://bucket/prefix`, a path (absolute, relative or file://), or a model of a
+    Hugging Face hub, `hf://organisation/name[@revision]`."""
     scheme, separator, _ = uri.partition("://")
     if not separator or scheme == "file":
         from isr_dpo.stores.local import LocalStore
@@ -49,6 +51,10 @@ def open_store(uri: str) -> Store:
         from isr_dpo.stores.s3 import S3Store
 
         return S3Store()
+    if scheme == "hf":
+        from isr_dpo.stores.hub import HubStore
+
+        return HubStore()
     raise RecipeError(f"{uri}: no store for scheme {scheme!r}; accepted: a path, file://, s3://")
 
 

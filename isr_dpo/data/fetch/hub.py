@@ -4,15 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
-from typing import TypeVar
-
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from isr_dpo.data.fetch import chunks
-from isr_dpo.errors import DataError, OutsideError, RecipeError, StoreError
-
-T = TypeVar("T")
+from isr_dpo.errors import RecipeError
+from isr_dpo.stores.hub import asked
 
 _FORM = re.compile(r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<folder>.*?))?/?")
 
@@ -35,8 +30,10 @@ def hub_chunks(source: str) -> list[chunks.Chunk]:
     name, folder = match["name"], match["folder"] or None
     token, endpoint = os.environ.get("HF_TOKEN") or None, os.environ.get("HF_ENDPOINT") or None
     api = HfApi(endpoint=endpoint, token=token or False)
-    commit = _asked(lambda: api.dataset_info(name, revision=match["revision"]).sha, source)
-    listed = _asked(lambda: list(api.list_repo_tree(name, folder, repo_type="dataset", revision=commit)), source)
+    commit = asked(lambda: api.dataset_info(name, revision=match["revision"]).sha, source, what="data set")
+    listed = asked(
+        lambda: list(api.list_repo_tree(name, folder, repo_type="dataset", revision=commit)), source, what="data set"
+    )
     return [
         chunks.remote(
             hf_hub_url(name, file.path, repo_type="dataset", revision=commit, endpoint=endpoint),
@@ -48,29 +45,3 @@ def hub_chunks(source: str) -> list[chunks.Chunk]:
         for file in listed
         if isinstance(file, RepoFile) and file.path.endswith(chunks.ARCHIVES)
     ]
-
-
-@retry(
-    retry=retry_if_exception_type(OutsideError),
-    stop=stop_after_attempt(5),
-    wait=wait_exponential_jitter(initial=0.5, max=30),
-    reraise=True,
-)
-def _asked(call: Callable[[], T], source: str) -> T:
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        return call()
-    except HFValidationError as error:
-        raise RecipeError(f"{source}: {error}") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            raise StoreError(
-                f"{source}: the hub refuses ({status}): no such data set, or HF_TOKEN may not read it"
-            ) from error
-        if status in (404, 410):
-            raise DataError(f"{source}: no such data set, revision or folder on the hub") from error
-        raise OutsideError(f"{source}: the hub answers {status}; run again when it is well") from error
-    except Exception as error:  # the transport's: which one that is depends on the hub's version
-        raise OutsideError(f"{source}: no answer from the hub ({error}); check HF_ENDPOINT, run again") from error
