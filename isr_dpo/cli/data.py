@@ -82,7 +82,7 @@ def _fetch(options: argparse.Namespace) -> None:
     print(_table(fetched))
     failed = [outcome for outcome in fetched.outcomes if outcome.failure is not None]
     if failed:
-        again = all(isinstance(outcome.failure, OutsideError) for outcome in failed)
+        again = any(isinstance(outcome.failure, OutsideError) for outcome in failed)
         message = f"{len(failed)} of {len(fetched.outcomes)} chunks failed; run the same command again to go on:"
         lines = [message, *(f"  {outcome.failure}" for outcome in failed)]
         raise (OutsideError if again else DataError)("\n".join(lines))

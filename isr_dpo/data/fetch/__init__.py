@@ -92,8 +92,9 @@ class _Fetch:
     def __init__(self, dest: str, wanted: dict[str, Wanted], standing: set[str]) -> None:
         self._dest, self._wanted, self._standing = dest, wanted, standing
         self._digest = digest(wanted)
+        self._left = set(wanted) - standing
         self._stop = threading.Event()
-        self._progress = Progress("fetch", len(wanted.keys() - standing), "clips")
+        self._progress = Progress("fetch", len(self._left), "clips")
 
     def all(self, chunks: Sequence[Chunk], workers: int) -> list[Outcome]:
         """Outcomes in the order of the chunks."""
@@ -123,7 +124,7 @@ class _Fetch:
 
     def _chunk(self, chunk: Chunk) -> Outcome:
         mark = marks.find(self._dest, chunk)
-        if mark is None and not self._remaining():
+        if mark is None and not self._left:
             return Outcome(chunk.name, "not needed")
         opened = chunk.open()
         with opened.raw:
@@ -131,7 +132,7 @@ class _Fetch:
             if mark and not renews:
                 if mark.complete and mark.wanted == self._digest and self._standing.issuperset(mark.clips):
                     return Outcome(chunk.name, "stands", clips=len(mark.clips))
-                if not self._remaining():
+                if not self._left:
                     return Outcome(chunk.name, "not needed", clips=len(mark.clips))
             before = mark.clips if mark and not renews else ()
             begun = Mark(place=chunk.place, identity=opened.identity, wanted=self._digest, renews=renews, clips=before)
@@ -158,17 +159,15 @@ class _Fetch:
             for clip, name, path in packed:
                 open_store(self._dest).put(path, join(self._dest, name))
                 stored += 1
-                self._progress(0 if clip in self._standing else 1)
+                self._progress(1 if clip in self._left else 0)
                 self._standing.add(clip)
-                if not begun.renews and not self._remaining():
+                self._left.discard(clip)
+                if not begun.renews and not self._left:
                     break  # the rest of the archive holds nothing for us
         marks.write(self._dest, chunk, begun.model_copy(update={"complete": True, "clips": tuple(sorted(held))}))
         size, seconds = opened.raw.tell(), time.monotonic() - started
         log.info("fetch: %s: %d clips stored, %.2f GB read in %.0f s", chunk.name, stored, size / 1e9, seconds)
         return Outcome(chunk.name, "read", clips=len(held), stored=stored, read_bytes=size)
-
-    def _remaining(self) -> bool:
-        return not self._standing.issuperset(self._wanted)
 
     def _tick(self) -> None:
         if self._stop.is_set():

@@ -57,6 +57,13 @@ def find_chunks(source: str, names: Sequence[str] = ()) -> list[Chunk]:
         return _from_server(source, names)
     if "://" in source and not source.startswith("file://"):
         raise RecipeError(f"{source}: no source of archives; accepted: {ACCEPTED}")
+    try:
+        return _from_disk(source, names)
+    except OSError as error:
+        explain(error, source)
+
+
+def _from_disk(source: str, names: Sequence[str]) -> list[Chunk]:
     path = to_path(source)
     if path.suffix == ".txt" and path.is_file():
         return _chosen([remote(line) for line in path.read_text().split()], names, source)
