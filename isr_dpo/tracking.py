@@ -27,6 +27,8 @@ from isr_dpo.mlflow_client import open_client, sqlite_file, tracking_uri, transl
 log = logging.getLogger(__name__)
 
 PREFIX = "isr_dpo."
+PAGE = "report/index.html"
+"""The report among the parent's artifacts."""
 _PARENT = "mlflow.parentRunId"
 _ROUND_STEPS = ("train", "generate", "retrospect", "judge", "prefer")
 _POLICY_STEPS = ("answer", "evaluate", "register", "report")
@@ -87,6 +89,16 @@ class StepRun:
                 batch = [metric for line in points[start : start + lines_per_batch] for metric in line]
                 self.client.log_batch(self.run_id, metrics=batch)
         return known | set(new)
+
+    def page(self, content: str) -> None:
+        """Logs the report as `report/index.html` of the parent, in place of the one before. Raises OutsideError."""
+        from botocore.exceptions import BotoCoreError, ClientError  # MLflow lets those of an artifact store through
+
+        try:
+            with translated(self.uri):
+                self.client.log_text(self.parent_id, content, PAGE)
+        except (BotoCoreError, ClientError) as error:
+            raise OutsideError(f"MLflow's artifact store: {error}") from error
 
     def tag(self, tags: Mapping[str, str]) -> None:
         """Sets tags such as digests and manifest URIs, under `isr_dpo.`. Raises OutsideError."""

@@ -1,27 +1,30 @@
-"""`isr-dpo report`: the page, from the run's files."""
+"""`isr-dpo report`: the page, from the files of one run or of several."""
 
 from __future__ import annotations
 
 import argparse
-import json
 
-from isr_dpo import config, layout
+from isr_dpo import layout
 from isr_dpo.cli.options import Commands
-from isr_dpo.errors import DataError
+from isr_dpo.stores import join
 
 
 def add(commands: Commands) -> None:
-    report = commands.add_parser("report", help="write a run's report page again, from its files alone")
-    report.add_argument("run_uri", metavar="RUN", help="the run's URI")
+    report = commands.add_parser(
+        "report",
+        help="write a report page again, from a run's files alone; of several runs one page, side by side",
+        description="Writes <run>/report/index.html anew from the run's files, also of a run that failed or is half "
+        "done. Several runs stand side by side on one page.",
+    )
+    report.add_argument("runs", metavar="RUN", nargs="+", help="the run's URI; of several the first is the baseline")
+    report.add_argument("--out", metavar="PAGE", help="another place for the page, a path or s3://")
     report.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> None:
-    from isr_dpo import report
-    from isr_dpo.stores import Missing, read_bytes
+    from isr_dpo.analyse.runs import open_runs
+    from isr_dpo.report import build_page
 
-    try:
-        tree = json.loads(read_bytes(layout.run_file(options.run_uri)))
-    except Missing:
-        raise DataError(f"{options.run_uri}: no run.json there, so no run") from None
-    print(report.build(options.run_uri, config.parse(json.dumps(tree["recipe"]))))
+    runs = open_runs(options.runs)
+    beside = layout.report(runs[0].uri) if len(runs) == 1 else join(runs[0].uri, "report", "runs.html")
+    print(build_page(runs, options.out or beside))

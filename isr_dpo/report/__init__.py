@@ -1,66 +1,79 @@
-"""The report: one self-contained HTML page over a run, rebuilt from the run's files alone.
+"""The report: one self-contained HTML page over one run or several, rebuilt from their files alone.
 
-data.py gathers and samples.py chooses what to look at; headline.py and figures.py say it; drawing.py, page.html and
-style.css show it. summary.py holds a run's figures, which the closing table in a terminal shows as well.
+| module | what |
+|---|---|
+| `data` | all that the page shows, gathered; `reading` passes over what is missing and names what is damaged |
+| `summary` | a run's figures, which the closing table in a terminal shows as well |
+| `headline`, `differences`, `health`, `paper` | tables, as data (`tables`) |
+| `figures/` | drawings (`drawing`) |
+| `sections` | which of them stand where |
+| `samples`, `flips`, `pictures` | what there is to look at; `embedded` hands it to the page's script |
+| `page/` | templates, style and script |
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isr_dpo import layout
 from isr_dpo.config import Recipe
-from isr_dpo.stores import write_bytes
+from isr_dpo.stores import Missing, read_bytes, write_bytes
 
 if TYPE_CHECKING:
-    from isr_dpo.report.data import Failure, Page
+    from isr_dpo.analyse.runs import Run
+    from isr_dpo.report.data import Page
+    from isr_dpo.report.failure import Failure
+
+_MADE = re.compile(rb'(<time id="made">)[^<]*')
 
 
 def build(run_uri: str, recipe: Recipe, *, failure: Failure | None = None) -> str:
     """Writes the page of the run so far to <run>/report/index.html and returns its URI.
 
     `failure` stands at the top of the page; without it the run's failed.json does, where there is one. Missing outputs
-    are shown as pending, damaged ones named.
+    are shown as pending, damaged ones named. A page that stands and says the same stays as it is.
 
     Raises:
         OutsideError: the store stays away.
     """
+    from isr_dpo.analyse.runs import Run
+
+    return build_page([Run(run_uri, recipe, recipe.name)], layout.report(run_uri), failure=failure)
+
+
+def build_page(runs: Sequence[Run], uri: str, *, failure: Failure | None = None) -> str:
+    """Writes a page over `runs`, side by side, to `uri`, a path or s3://, and returns that. Raises OutsideError."""
     from isr_dpo.report.data import gather
+    from isr_dpo.report.reading import KeptRun
 
     made = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    page = gather(run_uri, recipe, made=made, failure=failure)
-    uri = layout.report(run_uri)
-    write_bytes(uri, render(page).encode())
+    kept = [KeptRun(run.uri, run.recipe, run.name) for run in runs]
+    content = render(gather(kept, made=made, failure=failure)).encode()
+    if _undated(standing(uri)) != _undated(content):
+        if "://" not in uri:
+            Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(uri, content)
     return uri
 
 
 def render(page: Page) -> str:
-    """The page as HTML; equal pages give equal text. Every text of the run is escaped."""
-    import jinja2
-    import yaml
-    from markupsafe import Markup
+    """The page as HTML; equal pages give equal text. Every text of the runs is escaped."""
+    from isr_dpo.report.rendering import html
 
-    from isr_dpo.report import figures, headline
+    return html(page)
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("isr_dpo", "report"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("page.html").render(
-        page=page,
-        rows=headline.rows(page.summary),
-        set_rows=headline.set_rows(page.summary),
-        trained=sum(headline.is_trained(page.summary, policy) for policy in page.summary.policies),
-        verdict=headline.verdict(page.summary),
-        sections=figures.sections(page),
-        svg=Markup,  # our own drawings
-        recipe_text=yaml.safe_dump(page.recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
-        judged=[policy for policy in page.summary.policies if policy.preferences],
-        dpo=[policy for policy in page.summary.policies if policy.training],
-        percent=headline.percent,
-        number=headline.number,
-    )
+
+def standing(uri: str) -> bytes:
+    """The page at `uri`; empty where there is none. Raises OutsideError."""
+    try:
+        return read_bytes(uri)
+    except Missing:
+        return b""
+
+
+def _undated(page: bytes) -> bytes:
+    return _MADE.sub(rb"\1", page)

@@ -5,25 +5,22 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure as Canvas
 
 # matplotlib wants real colours: each stands for a CSS variable and occurs nowhere else.
-INK, LINE, FIRST, SECOND, THIRD, FOURTH, FIFTH = (f"#0{n}0{n}0{n}" for n in range(1, 8))
-_CSS = {
-    INK: "--quiet",
-    LINE: "--line",
-    FIRST: "--c1",
-    SECOND: "--c2",
-    THIRD: "--c3",
-    FOURTH: "--c4",
-    FIFTH: "--c5",
-}
+INK, LINE, *_SERIES = (f"#0{n}0{n}0{n}" for n in range(1, 10))
+COLOURS = tuple(_SERIES)
+_CSS = {INK: "--quiet", LINE: "--line", **{colour: f"--c{n}" for n, colour in enumerate(COLOURS, start=1)}}
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+BARS: Mapping[str, Any] = {"capsize": 3, "elinewidth": 1.2}
+"""Of intervals."""
 _STYLE = {
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "svg.hashsalt": "isr-dpo",
     "font.family": "sans-serif",
     "font.size": 9,
@@ -45,7 +42,8 @@ _STYLE = {
     "lines.linewidth": 1.8,
     "lines.markersize": 5,
 }
-WIDE, NARROW = (4.4, 2.6), (3.3, 2.3)
+_LABEL_CHARACTERS = 36
+WIDE, NARROW = (4.6, 2.55), (3.4, 2.3)
 """Inches, of figures that stand two and three abreast: so that their letters come out alike."""
 
 
@@ -72,9 +70,51 @@ def even(axes: Any, y: float) -> None:
 
 
 def legend(axes: Any) -> None:
+    """Above the axes, in as many columns as have room."""
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [_short(label) for label in labels]
     axes.legend(
-        loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, borderaxespad=0.1, handlelength=1.3, columnspacing=1.1
+        handles,
+        labels,
+        loc="lower left",
+        bbox_to_anchor=(-0.02, 1.0),
+        ncols=_columns(labels, axes.figure.get_figwidth()),
+        borderaxespad=0.1,
+        handlelength=1.3,
+        columnspacing=1.1,
     )
+
+
+def taller(size: tuple[float, float], labels: Sequence[str]) -> tuple[float, float]:
+    """`size` with room above the axes for the rows of a legend beyond the first."""
+    labels = [_short(label) for label in labels]
+    rows = -(-len(labels) // _columns(labels, size[0])) if labels else 1
+    return size[0], size[1] + 0.16 * (rows - 1)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= _LABEL_CHARACTERS else label[: _LABEL_CHARACTERS - 1] + "…"
+
+
+def _columns(labels: Sequence[str], width: float) -> int:
+    """Legend entries that fit side by side, by their letters."""
+    longest = max(map(len, labels), default=1)
+    return max(1, min(len(labels), int(15 * width / (longest + 5))))
+
+
+def groups(axes: Any, names: Sequence[str], bars: Mapping[str, Sequence[float]]) -> None:
+    """Bars side by side, a group a name, a colour a label of `bars`."""
+    width = 0.75 / max(len(bars), 1)
+    for number, (label, values) in enumerate(bars.items()):
+        x = [place + (number - (len(bars) - 1) / 2) * width for place in range(len(names))]
+        axes.bar(x, values, width=0.92 * width, color=COLOURS[number % len(COLOURS)], label=label)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.grid(visible=False, axis="x")
+    if len(names) > 5:
+        axes.tick_params(axis="x", labelrotation=30)
+    if len(bars) > 1:
+        legend(axes)
 
 
 def _inline(svg: str, key: str) -> str:
@@ -85,6 +125,13 @@ def _inline(svg: str, key: str) -> str:
     svg = re.sub(r'\bid="', f'id="{key}-', svg)
     svg = re.sub(r'(url\(|xlink:href=")#', rf"\1#{key}-", svg).replace("xlink:href", "href")
     svg = re.sub(r" font-family: [^;\"]*;", "", svg)
+    svg = re.sub(r'\bstyle="([^"]*)"', lambda found: _attributes(found.group(1)), svg)
     for colour, variable in _CSS.items():
         svg = svg.replace(colour, f"var({variable})")
     return svg
+
+
+def _attributes(style: str) -> str:
+    """Declarations as attributes of their own: a page whose policy allows no inline styles shows them too."""
+    named = (declaration.partition(":") for declaration in style.split(";") if declaration.strip())
+    return " ".join(f'{name.strip()}="{value.strip()}"' for name, _, value in named)

@@ -1,33 +1,21 @@
-"""A dozen judged rows to look at, chosen by a rule and not by hand: the judge's surest choices, its closest calls, and
-some of every reason for which a row was dropped."""
+"""Judged rows to look at, chosen by a rule and not by hand: of each round the judge's surest choices, its closest
+calls, and some of every reason for which a row was dropped."""
 
 from __future__ import annotations
 
-import base64
-import difflib
 import hashlib
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
+from isr_dpo.analyse.differences import Difference, Words, difference
 from isr_dpo.records import Judged
+from isr_dpo.report.reading import KeptRun
 
-COUNT = 12
-TINY_PIXELS = 96
-"""Frames up to this side are shown pixel by pixel, larger ones as thumbnails."""
-THUMBNAIL_PIXELS = 224
-MAX_FRAMES = 8
-
-
-class Word(NamedTuple):
-    """A run of words, and what refinement did to it."""
-
-    text: str
-    mark: Literal["", "added", "removed"]
+PER_PAGE = 120
+AT_LEAST_PER_ROUND = 4
 
 
 class Order(NamedTuple):
@@ -42,16 +30,15 @@ class Order(NamedTuple):
 
 @dataclass(frozen=True)
 class Sample:
-    """A judged row with what the judge saw."""
+    """A judged row of a round, with the descriptions of its video."""
 
+    run: KeptRun
+    round: int
     row: Judged
     before: str | None
     """Own description of the round before, c_(t-1)."""
     after: str | None
     """Own description of this round, c_t."""
-    frames: tuple[str, ...]
-    """Data URIs; empty where the frames are not at hand."""
-    tiny: bool
 
     @property
     def orders(self) -> list[Order]:
@@ -63,7 +50,12 @@ class Sample:
     @property
     def share(self) -> float | None:
         """P(response 1 is better), averaged over the orders."""
-        return _share(self.row)
+        return share(self.row)
+
+    @property
+    def swayed(self) -> bool:
+        """Whether the order in which the responses were shown changed the judge's choice."""
+        return len({p > q for p, q in self.row.probabilities}) > 1
 
     @property
     def borrowed(self) -> str | None:
@@ -72,12 +64,52 @@ class Sample:
         return read if read is not None and self.after is not None and read != self.after else None
 
     @property
-    def changes(self) -> tuple[list[Word], list[Word]]:
+    def plain(self) -> tuple[Words, ...]:
+        """`after` without marks."""
+        return (Words(self.after),) if self.after else ()
+
+    @property
+    def changes(self) -> Difference:
         """`before` and `after` word by word, the differences marked."""
-        return differences(self.before or "", self.after or "")
+        return difference(self.before or "", self.after or "")
 
 
-def choose(rows: Sequence[Judged], *, count: int = COUNT) -> list[Judged]:
+@dataclass(frozen=True)
+class Samples:
+    """Those of a page, the latest round first, and how many rows they are drawn from."""
+
+    shown: tuple[Sample, ...]
+    judged: int
+
+
+def gather(runs: Sequence[KeptRun], *, count: int = PER_PAGE) -> Samples:
+    """About `count` judged rows of all runs and rounds together. The same runs give the same choice."""
+    rounds = [(run, index) for run in runs for index in reversed(run.rounds)]
+    each = max(AT_LEAST_PER_ROUND, count // max(len(rounds), 1))
+    shown: list[Sample] = []
+    judged = 0
+    for run, index in rounds:
+        rows = run.judged(index) or []
+        judged += len(rows)
+        shown += _of_round(run, index, choose(rows, count=each))
+    return Samples(tuple(shown), judged)
+
+
+def _of_round(run: KeptRun, index: int, rows: Sequence[Judged]) -> list[Sample]:
+    if not rows:
+        return []
+    videos = {row.video for row in rows}
+    now, before = _contexts(run, index, videos), _contexts(run, index - 1, videos)
+    if not now:  # a fixed context is round 1's for ever
+        now, before = _contexts(run, 1, videos), {}
+    return [Sample(run, index, row, before.get(row.video), now.get(row.video)) for row in rows]
+
+
+def _contexts(run: KeptRun, index: int, videos: set[str]) -> dict[str, str]:
+    return {row.video: row.context for row in run.contexts(index) or [] if row.video in videos}
+
+
+def choose(rows: Sequence[Judged], *, count: int) -> list[Judged]:
     """At most `count` rows: about a third dropped ones, by turns from each reason; the preferred spread evenly from the
     surest choice to the closest call. Rows of videos not shown yet come first. The same rows give the same choice."""
     drawn = sorted(rows, key=lambda row: hashlib.sha256(row.id.encode()).digest())
@@ -100,55 +132,14 @@ def _spread(rows: Sequence[Judged], count: int) -> list[Judged]:
     if len(rows) > count:
         fresh = list({row.video: row for row in reversed(rows)}.values())
         rows = fresh if len(fresh) >= count else rows
-    surest_first = sorted(rows, key=lambda row: -abs((_share(row) or 0.5) - 0.5))
+    surest_first = sorted(rows, key=lambda row: -abs((share(row) or 0.5) - 0.5))
     if len(surest_first) <= count:
         return surest_first
     places = np.linspace(0, len(surest_first) - 1, count).round().astype(int)
     return [surest_first[place] for place in places]
 
 
-def _share(row: Judged) -> float | None:
+def share(row: Judged) -> float | None:
+    """P(response 1 is better), averaged over the orders in which the labels have any mass; None where none has."""
     shares = [p / (p + q) for p, q in row.probabilities if p + q]
     return sum(shares) / len(shares) if shares else None
-
-
-def sample(row: Judged, *, now: Mapping[str, str], before: Mapping[str, str], frames: np.ndarray | None) -> Sample:
-    """`row` with its descriptions by video and its frames, uint8 [F, H, W, 3]."""
-    return Sample(
-        row=row,
-        before=before.get(row.video),
-        after=now.get(row.video),
-        frames=tuple(_data_uri(frame) for frame in _some(frames)) if frames is not None else (),
-        tiny=frames is not None and max(frames.shape[1:3]) <= TINY_PIXELS,
-    )
-
-
-def _some(frames: np.ndarray) -> np.ndarray:
-    if len(frames) <= MAX_FRAMES:
-        return frames
-    return frames.take(np.linspace(0, len(frames) - 1, MAX_FRAMES).round().astype(int), axis=0)
-
-
-def _data_uri(frame: np.ndarray) -> str:
-    image, buffer = Image.fromarray(frame), io.BytesIO()
-    if max(image.size) <= TINY_PIXELS:
-        image.save(buffer, "PNG", optimize=True)
-        kind = "png"
-    else:
-        image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))
-        image.save(buffer, "WEBP", quality=75)
-        kind = "webp"
-    return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def differences(before: str, after: str) -> tuple[list[Word], list[Word]]:
-    """Both texts cut into runs of words: what stayed, what was removed, what was added."""
-    old, new = before.split(), after.split()
-    left, right = [], []
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        same = kind == "equal"
-        if a < b:
-            left.append(Word(" ".join(old[a:b]), "" if same else "removed"))
-        if c < d:
-            right.append(Word(" ".join(new[c:d]), "" if same else "added"))
-    return left, right

@@ -85,12 +85,14 @@ def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> S
 
 
 def report_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
-    """Rebuilds <run>/report/index.html from the run's files."""
+    """Rebuilds <run>/report/index.html from the run's files; a page that would say the same stands as it is."""
     from isr_dpo import report
 
+    before = report.standing(layout.report(run_uri))
     uri = report.build(run_uri, recipe)
+    page = read_bytes(uri)
     log.info("report: %s", uri)
-    return StepResult(inputs["assessed"], {}, reused=False, page=read_bytes(uri).decode())
+    return StepResult(inputs["assessed"], {}, reused=page == before, page=page.decode())
 
 
 def _answer_set(

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from isr_dpo import config, layout, times
 from isr_dpo.config import Recipe
@@ -30,6 +30,9 @@ from isr_dpo.steps.train import train_step
 from isr_dpo.stores import Missing, join, open_store, read_bytes, write_bytes
 from isr_dpo.stores.lock import owner
 from isr_dpo.titles import title
+
+if TYPE_CHECKING:
+    from isr_dpo.tracking import StepRun
 
 log = logging.getLogger("isr_dpo")
 
@@ -193,8 +196,9 @@ def _track(
     not even load MLflow."""
     uri = layout.tracked(run_uri, name, index)
     shown = name == "train" and bool(result.metrics) and not result.reused  # its run stands open (live.py)
+    new_page = result.page if name == "report" and not result.reused else None
     try:
-        if not shown and read_bytes(uri).decode() == result.manifest.digest:
+        if not shown and new_page is None and read_bytes(uri).decode() == result.manifest.digest:
             return
     except Missing:
         pass
@@ -205,10 +209,20 @@ def _track(
         if name == "train":
             run.curve(_training_log(run_uri, index))
         run.log({**result.metrics, "seconds": time.time() - started})
+        if new_page is not None:
+            _show(run, new_page)
         run.tag({"uri": made.uri, "digest": made.digest, **{f"input.{k}": d for k, d in made.inputs.items()}})
     if (name, index) == ("report", recipe.iterations):
         tracking.finish(recipe, run_uri=run_uri)
     write_bytes(uri, made.digest.encode())
+
+
+def _show(run: StepRun, page: str) -> None:
+    """Logs the report; an artifact store that does not take it costs a warning, not the training."""
+    try:
+        run.page(page)
+    except OutsideError as error:
+        log.warning("the report stands in the run and could not be logged to MLflow: %s", error)
 
 
 def _training_log(run_uri: str, index: int) -> list[dict[str, Any]]:

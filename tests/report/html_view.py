@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 @dataclass
 class View(HTMLParser):
-    """Elements with their attributes, and the text outside of style, blanks between elements."""
+    """Elements with their attributes, and the text outside of style and script, blanks between elements."""
 
     page: str
     elements: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -19,7 +19,7 @@ class View(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        self._raw = tag if tag == "style" else ""
+        self._raw = tag if tag in ("style", "script") else ""
         self.pieces.append(" ")
 
     def handle_endtag(self, tag: str) -> None:

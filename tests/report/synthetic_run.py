@@ -8,11 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from isr_dpo import layout
+from isr_dpo import layout, times
+from isr_dpo.analyse import claims, form, win_rate
+from isr_dpo.analyse.asking import Bill
+from isr_dpo.analyse.runs import GraderInfo
 from isr_dpo.config import Recipe
 from isr_dpo.data.frames import FrameWriter, encode
+from isr_dpo.evaluate.caption import CaptionProtocol
+from isr_dpo.evaluate.grades import measure
 from isr_dpo.manifest import Origin, Output, begin
-from isr_dpo.records import Context, Judged, to_jsonl
+from isr_dpo.preferences import preferences
+from isr_dpo.records import Context, Grade, Judged, Prediction, Preference, Question, TestRow, to_jsonl
+from isr_dpo.report.data import Page, gather
+from isr_dpo.report.failure import Failure
+from isr_dpo.report.reading import KeptRun
 from isr_dpo.stores import join
 
 MADE = "2025-01-01 12:00 UTC"
@@ -31,6 +40,12 @@ def recipe(**changes: Any) -> Recipe:
     )
 
 
+def page(run_uri: str, *, failure: Failure | None = None, **changes: Any) -> Page:
+    """The report's page over one run."""
+    made_by = recipe(**changes)
+    return gather([KeptRun(run_uri, made_by, made_by.name)], made=MADE, failure=failure)
+
+
 def finish(uri: str, files: dict[str, bytes]) -> None:
     """A complete output of these files."""
     output = begin(uri, Origin("test", "test", {}, "", ""))
@@ -47,13 +62,38 @@ def metrics(**values: float) -> dict[str, bytes]:
 def write(run_uri: str, *, text: str = "a red square moves left", rounds: int = 2, evaluated: int = 3) -> None:
     """A run with `rounds` finished rounds after the seed DPO and `evaluated` graded policies; `text` stands in every
     text that a model wrote."""
-    finish(layout.dataset(run_uri), metrics(train_rows=40, seed_rows=40, videos=10, unreadable_videos=0))
+    write_dataset(run_uri, text)
     write_frames(run_uri)
     write_training(run_uri, 0)
     for index in range(1, rounds + 1):
         write_round(run_uri, index, text)
     for index in range(1, evaluated + 1):
-        write_evaluation(run_uri, index)
+        write_evaluation(run_uri, index, text=text)
+    write_times(run_uri)
+
+
+def write_dataset(run_uri: str, text: str, *, asked: str = "where does it go") -> None:
+    questions = [judged_row(number, 1, text, "") for number in range(40)]
+    train = [Question(id=row.id, video=row.video, prompt=row.prompt) for row in questions]
+    seed = [Preference(id="s", video="clip-000", prompt="?", chosen="it goes left", rejected="left it goes then")]
+    tested = to_jsonl([question_row(number, text, asked) for number in range(40)])
+    files = {"train-00000.jsonl": to_jsonl(train), "seed-00000.jsonl": to_jsonl(seed)}
+    sets = {f"set-{name}.jsonl": tested for name in ("dev", "test")}
+    figures = metrics(train_rows=40, seed_rows=40, videos=10, unreadable_videos=0)
+    finish(layout.dataset(run_uri), {**files, **sets, **figures})
+
+
+def question_row(number: int, text: str, asked: str = "where does it go") -> TestRow:
+    turns = [{"from": "human", "value": f"<video>\n{asked}, {number}?"}, {"from": "gpt", "value": f"{text} home"}]
+    video = f"clip-{number % 10:03d}"
+    return TestRow.model_validate({"id": f"q{number}", "video": video, "conversations": turns, "caption": text})
+
+
+def write_times(run_uri: str) -> None:
+    figures = {"rows": 40.0, "pairs": 32.0, "dev/rows": 40.0}
+    for number, (step, index) in enumerate([("train", 0), ("answer", 1), ("generate", 1), ("judge", 1), ("train", 1)]):
+        times.record(run_uri, step, index, started=1.7e9 + number, seconds=20.0 + 5 * number, metrics=figures)
+    times.record(run_uri, "evaluate", 1, started=1.8e9, seconds=3.0, ended="OutsideError")
 
 
 def write_frames(run_uri: str, *, videos: int = 10, side: int = 32) -> None:
@@ -129,7 +169,7 @@ def write_round(run_uri: str, index: int, text: str) -> None:
     )
     finish(
         layout.round_output(run_uri, index, "preferences"),
-        {"judged-00000.jsonl": to_jsonl(judged), "part-00000.jsonl": b"", **figures},
+        {"judged-00000.jsonl": to_jsonl(judged), "part-00000.jsonl": to_jsonl(preferences(judged)), **figures},
     )
     write_training(run_uri, index)
 
@@ -159,21 +199,89 @@ def judged_row(number: int, index: int, text: str, context: str) -> Judged:
     return Judged(**row, outcome=outcome, probabilities=probabilities, winner=winner, rationales=(text, text))
 
 
-def write_evaluation(run_uri: str, index: int, *, grader: str = "rule-based", model: str | None = None) -> None:
-    accuracy = (0.482, 0.574, 0.611)[index - 1]
-    protocol = {"protocol": "caption", "grader": grader, "model": model, "prompt_digest": None}
-    for name in ("dev", "test") if index != 2 else ("dev",):
-        figures = metrics(
-            accuracy=accuracy,
-            accuracy_low=accuracy - 0.031,
-            accuracy_high=accuracy + 0.03,
-            score=1 + 4 * accuracy,
-            score_low=1 + 4 * accuracy - 0.12,
-            score_high=1 + 4 * accuracy + 0.12,
-            words=8.2 + index,
-            rows=400,
-            scored=397,
-            unscored=3,
-        )
-        uri = join(layout.evaluation(run_uri, index), f"caption-{name}")
-        finish(uri, {**figures, "protocol.json": json.dumps(protocol).encode()})
+def right(number: int, index: int) -> bool | None:
+    """Whether policy `index` answers a question rightly; None: unscored."""
+    if number == 39:
+        return None
+    return number < 18 + 3 * index and not (number == 5 and index == 3)
+
+
+def write_evaluation(
+    run_uri: str,
+    index: int,
+    *,
+    grader: str = "rule-based",
+    model: str | None = None,
+    text: str = "a red square",
+    sets: tuple[str, ...] = ("dev", "test"),
+) -> None:
+    """Answers and grades; policy-02's on the first set alone."""
+    for name in sets if index != 2 else sets[:1]:
+        grades, answers = zip(*(_answered(number, index, text, model) for number in range(40)), strict=True)
+        finish(join(layout.answers(run_uri, index), name), {"part-00000.jsonl": to_jsonl(answers)})
+        figures = json.dumps(measure(grades, protocol=CaptionProtocol())).encode()
+        files = {"metrics.json": figures, "part-00000.jsonl": to_jsonl(grades)}
+        where = layout.graded(run_uri, index, "caption", name)
+        finish(where, {**files, "protocol.json": protocol(grader, model)})
+
+
+def protocol(grader: str, model: str | None) -> bytes:
+    tree = {"protocol": "caption", "grader": grader, "model": model, "prompt_digest": None}
+    return json.dumps({**tree, "served_models": [], "reading": "strict"}).encode()
+
+
+def _answered(number: int, index: int, text: str, model: str | None) -> tuple[Grade, Prediction]:
+    row, correct = question_row(number, text), right(number, index)
+    said = f"{text} {'home' if correct else 'away'}, says policy {index}"
+    grade = Grade(
+        id=row.id,
+        video=row.video,
+        score=None if correct is None else 5.0 if correct else 1.0,
+        correct=correct,
+        words=len(said.split()),
+        status="unscored" if correct is None else "scored",
+        reason="unreadable" if correct is None else None,
+        reply=f"Explanation: {text}\nScore: {5 if correct else 1}",
+        bought=model is not None,
+        cost_usd=0.01 if model is not None else 0.0,
+        prompt_tokens=100 if model is not None else 0,
+        completion_tokens=10 if model is not None else 0,
+    )
+    outcome = {"status": "success", "message": said}
+    answer = Prediction.model_validate(
+        {
+            "id": row.id,
+            "modal_path": row.video,
+            "query": row.question,
+            "answer": row.answer,
+            "model_prediction": outcome,
+        }
+    )
+    return grade, answer
+
+
+def write_analyses(run_uri: str, *, text: str = "it goes left") -> None:
+    """A win rate and the claims of two policies."""
+    who = GraderInfo("gpt-4o", "gpt-4o", "win-rate", "0" * 64)
+    sides = [win_rate.Side(f"{name}, policy-03", name, "elsewhere", 3, "none") for name in ("smoke", "other")]
+    rows = [
+        win_rate.Pair("dev", f"q{n}", f"clip-{n:03d}", "where?", "left", text, "right", outcome, "", ())
+        for n, outcome in enumerate(["first"] * 6 + ["second"] * 3 + ["tie"] * 2 + ["unscored"])
+    ]
+    found = win_rate.WinRate(*sides, who, None, 0, Bill(24, 20, 0.5), {}, (win_rate.measure(rows, "dev"),), tuple(rows))
+    form.save(found, layout.analysis(run_uri, "win-rate-other"))
+    answer = f"{text}. It is made of gold."
+    examined = [
+        claims.Examined(policy, f"q{n}", f"clip-{n:03d}", f"where, {n}?", "left", "a square", answer, stated)
+        for policy, stated in [(1, claims.located(answer, [])), (3, _stated(answer, text))]
+        for n in range(4)
+    ]
+    made = claims.Claims(
+        "smoke", run_uri, "none", "dev", who, None, 0, Bill(8, 8, 0.1), {}, claims.measure(examined), tuple(examined)
+    )
+    form.save(made, layout.analysis(run_uri, "claims-dev"))
+
+
+def _stated(answer: str, text: str) -> tuple[claims.Claim, ...]:
+    start = answer.index("made of gold")
+    return claims.Claim(text, 0, len(text), True), claims.Claim("made of gold", start, start + 12, False)
