@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -149,6 +150,7 @@ class Endpoint:
     def client(self) -> OpenAI:
         from openai import DefaultHttpxClient, OpenAI
 
+        logging.getLogger("httpx2").setLevel(logging.WARNING)  # else a line a request
         return OpenAI(
             api_key=self._key,
             base_url=self._base_url,

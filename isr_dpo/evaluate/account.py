@@ -72,6 +72,8 @@ class Spender(BaseModel):
     cost_usd: float
     bound_requests: int
     bound_usd: float
+    closed: bool
+    """It will spend no more."""
     host: str
     pid: int
 
@@ -86,7 +88,8 @@ class Spender(BaseModel):
     @property
     def may_fall(self) -> bool:
         """Its bound is above what it has spent, and its process may live."""
-        return self.spent != self.bound and not (self.host == socket.gethostname() and not _alive(self.pid))
+        dead = self.host == socket.gethostname() and not _alive(self.pid)
+        return self.spent != self.bound and not dead
 
 
 class Account:
@@ -95,14 +98,18 @@ class Account:
     def __init__(self, uri: str, ceilings: Ceilings) -> None:
         self.uri = uri
         self.ceilings = ceilings
+        self._closed: dict[str, Spender] = {}
 
     def spenders(self) -> dict[str, Spender]:
         """By name."""
-        names = sorted(name for name in open_store(self.uri).list(self.uri) if name.endswith(".json"))
-        found = mapped(self._read, names, threads=min(16, max(1, len(names))))
-        return {name: spender for name, spender in zip(names, found, strict=True) if spender is not None}
+        names = [name for name in open_store(self.uri).list(self.uri) if name.endswith(".json")]
+        unread = [name for name in names if name not in self._closed]
+        found = dict(zip(unread, mapped(self._read, unread, threads=min(16, max(1, len(unread)))), strict=True))
+        known = {name: spender for name, spender in found.items() if spender is not None}
+        self._closed |= {name: spender for name, spender in known.items() if spender.closed}
+        return {**self._closed, **known}
 
-    def put(self, name: str, spent: Amount, bound: Amount) -> None:
+    def put(self, name: str, spent: Amount, bound: Amount, *, closed: bool = False) -> None:
         """Says what the spender `name`, the caller, has spent and may spend."""
         who = identity(name)
         spender = Spender(
@@ -110,6 +117,7 @@ class Account:
             cost_usd=spent.usd,
             bound_requests=bound.requests,
             bound_usd=bound.usd,
+            closed=closed,
             host=who["host"],
             pid=who["pid"],
         )
@@ -219,7 +227,7 @@ class Purse:
     def _tighten(self) -> None:
         if self._bound != NOTHING or self._spent != NOTHING:
             self._bound = self._committed()
-            self._account.put(self._name, self._spent, self._bound)
+            self._account.put(self._name, self._spent, self._bound, closed=not self._flying)
 
 
 class _Others:

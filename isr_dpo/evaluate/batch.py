@@ -162,7 +162,7 @@ class Batches:
         return self._orders.with_batch(order, batch.id)
 
     def _forget(self, order: Order) -> None:
-        self._account.put(order.spender, NOTHING, NOTHING)
+        self._account.put(order.spender, NOTHING, NOTHING, closed=True)
         self._orders.forget(order)
 
     def _answers(self, orders: Sequence[Order], deadline: float) -> Iterator[Mapping[str, Answer]]:
@@ -214,7 +214,7 @@ class Batches:
         refused = {key: answer for key, answer in answers.items() if isinstance(answer, Refused)}
         standing = mapped(self._ledger.add, bought, threads=LOOKUPS)
         spent = Amount(answered, sum(entry.cost_usd for entry in bought))
-        self._account.put(order.spender, spent, spent)
+        self._account.put(order.spender, spent, spent, closed=True)
         self._orders.end(order, how=batch.status, refused=refused)
         return {**refused, **{entry.key: entry for entry in standing}}
 
