@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from isr_dpo.digests import canonical_digest, hash_file
@@ -33,6 +33,13 @@ def clip_id(video: str) -> str:
     name = video.rstrip("/").rpartition("/")[2]
     stem, _, suffix = name.rpartition(".")
     return stem if stem and f".{suffix.lower()}" in (*VIDEOS, FRAMES_TAR) else name
+
+
+def may_be_same(one: str, other: str) -> bool:
+    """Whether two `video` values with one clip id may mean one clip: the shorter path is how the longer one ends, as
+    with `x`, `msvd/x.avi` and `test/msvd/x`; `msvd/x` and `tgif/x` are two."""
+    folders = (PurePosixPath(video.rstrip("/")).parent.parts for video in (one, other))
+    return all(a == b for a, b in zip(*map(reversed, folders), strict=False))
 
 
 def is_frame(name: str) -> bool:

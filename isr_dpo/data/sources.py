@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeVar
 from isr_dpo import config
 from isr_dpo.data import rows as row_files
 from isr_dpo.data.captions import with_captions
-from isr_dpo.data.clips import Library, fingerprint
+from isr_dpo.data.clips import Library, fingerprint, may_be_same
 from isr_dpo.data.rows import Located, TrainRow
 from isr_dpo.errors import DataError
 from isr_dpo.records import Preference, Question, TestRow
@@ -60,6 +60,7 @@ def read_sources(data: config.Data, *, captioned: Collection[str] = ()) -> Sourc
         asked: Iterable[Located[TestRow]] = row_files.unique(row_files.read(uri, TestRow, key=f"data.sets.{name}"))
         asked = with_captions(asked) if name in captioned else asked
         sets[name] = tuple(_checked(asked, uri, named, library, data.videos))
+    _check_shared(named)
     videos = {video: named[video].location for video in sorted(named)}
     return Sources(
         questions=tuple(Question(id=row.id, video=row.video, prompt=row.prompt) for row in rows),
@@ -91,6 +92,18 @@ def _checked(
                 "different files need different names"
             )
     return rows
+
+
+def _check_shared(named: Mapping[str, _Named]) -> None:
+    """`data.videos` is searched by clip id: two sets may each have a clip 1, and one would be taken for both."""
+    first: dict[str, str] = {}
+    for video, (location, where) in named.items():
+        other = first.setdefault(location, video)
+        if not may_be_same(other, video):
+            raise DataError(
+                f"{where}: video {video!r} and {other!r} ({named[other].where}) both lead to {location}: keep the "
+                "clips of one of them by their paths, in folders as in the rows"
+            )
 
 
 def _locate(library: Library, video: str, folder: str, root: str | None, where: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from clips import numbers_of, write_clip
 from stills import clip_frames, write_clip_tar, write_folder
 
-from isr_dpo.data.clips import Library, clip_id, hash_clip, local_copy
+from isr_dpo.data.clips import Library, clip_id, hash_clip, local_copy, may_be_same
 from isr_dpo.data.video import decode
 from isr_dpo.errors import DataError
 from isr_dpo.stores import Missing, join, open_store, write_bytes
@@ -28,6 +28,20 @@ from isr_dpo.stores import Missing, join, open_store, write_bytes
 )
 def test_a_clip_id_is_the_name_without_the_suffix_of_a_video(video: str, clip: str) -> None:
     assert clip_id(video) == clip
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("x", "test/msvd/x.avi", True),
+        ("msvd/x", "/mnt/data/test/msvd/x.avi", True),
+        ("msvd/x", "tgif/x", False),
+        ("/mnt/a/msvd/x", "test/msvd/x", False),
+        ("s3://bucket/x.tar", "x", True),
+    ],
+)
+def test_paths_of_which_one_ends_the_other_may_mean_one_clip(one: str, other: str, same: bool) -> None:
+    assert may_be_same(one, other) is may_be_same(other, one) is same
 
 
 def put(store: str, *names: str) -> None:

@@ -182,3 +182,11 @@ def test_published_rows_are_written_as_they_were_read(tmp_path: Path) -> None:
     ]
     written = to_jsonl(read(tmp_path, [train_row(0)], rows).sets["dev"]).decode().splitlines()
     assert [json.loads(line) for line in written] == [rows[0], rows[1] | {"id": "4"}]
+
+
+def test_one_clip_is_not_taken_for_those_of_two_sets(tmp_path: Path) -> None:
+    (tmp_path / "1.tar").write_bytes(b"")
+    train = write(tmp_path / "train.jsonl", [train_row(0, video="2")])
+    dev = write(tmp_path / "dev.qa.jsonl", [held_out_row(0, video="msvd/1.avi"), held_out_row(1, video="tgif/1")])
+    with pytest.raises(DataError, match=r"dev.qa.jsonl:2: video 'tgif/1' and 'msvd/1.avi' .* both lead to .*/1.tar"):
+        read_sources(config.Data(train=train, sets={"dev": dev}, videos=str(tmp_path)))

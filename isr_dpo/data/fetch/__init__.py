@@ -16,13 +16,13 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from isr_dpo.data.clips import clip_id
+from isr_dpo.data.clips import clip_id, may_be_same
 from isr_dpo.data.fetch import archive, marks
 from isr_dpo.data.fetch.chunks import Chunk, Opened, find_chunks
 from isr_dpo.data.fetch.marks import Mark
@@ -68,11 +68,13 @@ def fetch(source: str, dest: str, *, rows: Sequence[str], chunks: Sequence[str] 
     A chunk that fails costs the others nothing. `<dest>/missing.jsonl` lists the clips that are in none.
 
     Raises:
-        DataError, RecipeError: of the rows or the source, before anything is fetched.
+        DataError, RecipeError: of the rows or the source, before anything is fetched; rows that mean other clips than
+            those that stand by their ids.
         StoreError: `dest` refuses, or the local disk is full.
     """
     wanted = wanted_clips(rows)
     found = find_chunks(source, chunks)
+    _check_origins(dest, wanted)
     standing = {clip_id(name.partition("/")[0]) for name in open_store(dest).list(dest)}
     log.info(
         "fetch: %d clips wanted, %d of them stand; %d chunks", len(wanted), len(standing & wanted.keys()), len(found)
@@ -82,6 +84,15 @@ def fetch(source: str, dest: str, *, rows: Sequence[str], chunks: Sequence[str] 
     listed = ({"clip": clip, **wanted[clip]._asdict()} for clip in missing)
     write_bytes(join(dest, MISSING), to_jsonl(listed))
     return Fetched(tuple(outcomes), len(wanted), missing)
+
+
+def _check_origins(dest: str, wanted: Mapping[str, Wanted]) -> None:
+    for clip, video in marks.origins(dest).items():
+        if clip in wanted and not may_be_same(video, wanted[clip].video):
+            raise DataError(
+                f"{wanted[clip].where}: {wanted[clip].video!r} has the clip id {clip!r} of {video!r}, which was "
+                f"fetched to {dest} before: fetch these rows' clips to a folder of their own"
+            )
 
 
 class _Stopped(Exception):
@@ -134,13 +145,13 @@ class _Fetch:
                     return Outcome(chunk.name, "stands", clips=len(mark.clips))
                 if not self._left:
                     return Outcome(chunk.name, "not needed", clips=len(mark.clips))
-            before = mark.clips if mark and not renews else ()
+            before = mark.clips if mark and not renews else {}
             begun = Mark(place=chunk.place, identity=opened.identity, wanted=self._digest, renews=renews, clips=before)
             marks.write(self._dest, chunk, begun)
             return self._read(chunk, opened, begun)
 
     def _read(self, chunk: Chunk, opened: Opened, begun: Mark) -> Outcome:
-        held = set(begun.clips)
+        held: set[str] = set()
         stored = 0
         started = time.monotonic()
 
@@ -164,10 +175,13 @@ class _Fetch:
                 self._left.discard(clip)
                 if not begun.renews and not self._left:
                     break  # the rest of the archive holds nothing for us
-        marks.write(self._dest, chunk, begun.model_copy(update={"complete": True, "clips": tuple(sorted(held))}))
+        # The longer path says more of which clip it is.
+        named = {clip: max(begun.clips.get(clip, ""), self._wanted[clip].video, key=len) for clip in sorted(held)}
+        clips = {**begun.clips, **named}
+        marks.write(self._dest, chunk, begun.model_copy(update={"complete": True, "clips": clips}))
         size, seconds = opened.raw.tell(), time.monotonic() - started
         log.info("fetch: %s: %d clips stored, %.2f GB read in %.0f s", chunk.name, stored, size / 1e9, seconds)
-        return Outcome(chunk.name, "read", clips=len(held), stored=stored, read_bytes=size)
+        return Outcome(chunk.name, "read", clips=len(clips), stored=stored, read_bytes=size)
 
     def _tick(self) -> None:
         if self._stop.is_set():

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from isr_dpo.data import rows as row_files
-from isr_dpo.data.clips import clip_id
+from isr_dpo.data.clips import clip_id, may_be_same
 from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import DataError
 
@@ -34,7 +33,7 @@ def wanted_clips(uris: Sequence[str]) -> dict[str, Wanted]:
             if clip in ("", ".", ".."):
                 raise DataError(f"{where}: {row.video!r} names no clip")
             first = found.setdefault(clip, Wanted(row.video, where, 0))
-            if not _may_be_same(first.video, row.video):
+            if not may_be_same(first.video, row.video):
                 raise DataError(
                     f"{where}: {row.video!r} and {first.video!r} ({first.where}) have one clip id, {clip!r}: fetch the "
                     "clips of these files to folders of their own"
@@ -46,11 +45,3 @@ def wanted_clips(uris: Sequence[str]) -> dict[str, Wanted]:
 def digest(wanted: dict[str, Wanted]) -> str:
     """Of the clips alone."""
     return canonical_digest(sorted(wanted))
-
-
-def _may_be_same(one: str, other: str) -> bool:
-    """One path ends as the other does, folders included: `x`, `msvd/x.avi` and `test/msvd/x` are the same clip."""
-    if one == other:
-        return True
-    pairs = zip(*(reversed(PurePosixPath(video).parts[:-1]) for video in (one, other)), strict=False)
-    return all(a == b for a, b in pairs)

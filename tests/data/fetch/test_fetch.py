@@ -191,6 +191,14 @@ def test_rows_are_named_by_file_and_line(tmp_path: Path) -> None:
         fetch(source, dest, rows=[str(tmp_path / "absent.jsonl")])
 
 
+def test_a_clip_of_another_set_is_not_taken_for_the_one_wanted(tmp_path: Path) -> None:
+    source, dest = str(write_chunks(tmp_path / "source", (0, 1))), str(tmp_path / "dest")
+    fetch(source, dest, rows=[write_rows(tmp_path / "msvd.jsonl", "test/msvd/c0")])
+    fetch(source, dest, rows=[write_rows(tmp_path / "bare.jsonl", "c0", "c1")])
+    with pytest.raises(DataError, match=r"tgif.jsonl:2: 'test/tgif/c0' has the clip id 'c0' of 'test/msvd/c0'"):
+        fetch(source, dest, rows=[write_rows(tmp_path / "tgif.jsonl", "test/tgif/c3", "test/tgif/c0")])
+
+
 def test_a_source_is_checked_before_anything_is_read(tmp_path: Path) -> None:
     rows = [write_rows(tmp_path / "rows.jsonl", "c0")]
     source = write_chunks(tmp_path / "source", (0,), (1,))
