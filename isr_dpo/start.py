@@ -59,7 +59,8 @@ def check_start(recipe: Recipe) -> None:
 
 def _fetched(uri: str, standing: Manifest | None) -> Manifest:
     """The manifest of a remote folder that no run has made: fetched once into the cache, to be checked and hashed."""
-    sizes = {name: size for name, size in open_store(uri).list(uri).items() if name.endswith(PARTS)}
+    listed = open_store(uri).list(uri)
+    sizes = {name: size for name, size in listed.items() if name.endswith(PARTS) and not _is_hidden(name)}
     if standing is not None and standing.uri == uri and sizes == {n: f.size for n, f in standing.files.items()}:
         return standing
     if "config.json" not in sizes:
@@ -82,8 +83,13 @@ def _fetched(uri: str, standing: Manifest | None) -> Manifest:
 
 
 def _hashed(folder: Path) -> dict[str, File]:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): File(path.stat().st_size, hash_file(path)) for path in paths}
+    paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {name: File(path.stat().st_size, hash_file(path)) for name, path in paths.items() if not _is_hidden(name)}
+
+
+def _is_hidden(name: str) -> bool:
+    """What `hf download` and git keep beside a model for themselves; it changes when they look again."""
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _manifest(uri: str, files: dict[str, File]) -> Manifest:

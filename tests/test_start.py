@@ -93,6 +93,15 @@ def test_a_policy_of_another_run_brings_its_own_manifest(tmp_path: Path) -> None
         start_manifest(start(str(tmp_path / "dataset")))
 
 
+def test_what_a_download_keeps_for_itself_is_no_part_of_a_model(model: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(model, tmp_path / "copy"))
+    kept = copy / ".cache" / "huggingface" / "download.json"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("just now")
+    (copy / ".gitattributes").write_text("*.safetensors filter=lfs")
+    assert start_manifest(start(str(copy))).files == start_manifest(start(str(model))).files
+
+
 def test_a_system_that_is_not_run_here_has_no_files() -> None:
     served = start_manifest(recipe(engine={"kind": "openai", "model": "gpt"}))
     assert (served.uri, served.files) == ("served:gpt", {})
