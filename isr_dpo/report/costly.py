@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from isr_dpo.analyse.agreement import Agreement
 from isr_dpo.analyse.claims import Claims
 from isr_dpo.analyse.form import from_json
 from isr_dpo.analyse.win_rate import WinRate
@@ -14,7 +15,7 @@ from isr_dpo.errors import DataError
 from isr_dpo.report.reading import KeptRun
 from isr_dpo.stores import join, open_store, read_bytes
 
-KINDS: Mapping[str, type[Any]] = {"win-rate": WinRate, "claims": Claims}
+KINDS: Mapping[str, type[Any]] = {"win-rate": WinRate, "claims": Claims, "agreement": Agreement}
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Costly:
 
     win_rates: tuple[WinRate, ...] = ()
     claims: tuple[Claims, ...] = ()
+    agreements: tuple[Agreement, ...] = ()
 
 
 def costly(run: KeptRun) -> Costly:
@@ -33,6 +35,7 @@ def costly(run: KeptRun) -> Costly:
     return Costly(
         win_rates=tuple(one for one in found if isinstance(one, WinRate)),
         claims=tuple(one for one in found if isinstance(one, Claims)),
+        agreements=tuple(one for one in found if isinstance(one, Agreement)),
     )
 
 
@@ -45,8 +48,3 @@ def _read(uri: str) -> Any:
     if kind not in KINDS:
         raise DataError(f"{uri}: an analysis of kind {kind!r}, which this report does not know")
     return from_json(KINDS[kind], content, where=uri)
-
-
-def answers_moved_on(run: KeptRun, made_from: Mapping[str, str], places: Mapping[str, tuple[int, str]]) -> bool:
-    """Whether answers have changed since: `places` are policy and set by the key in `made_from`."""
-    return any(run.digest(run.answers_uri(*place)) != made_from[key] for key, place in places.items())

@@ -14,6 +14,7 @@ from isr_dpo.analyse.designs import Designs
 from isr_dpo.analyse.lengths import Lengths
 from isr_dpo.analyse.trajectories import Trajectories
 from isr_dpo.config import Recipe
+from isr_dpo.evaluate.account import NOTHING, Account, Amount, Ceilings, total
 from isr_dpo.manifest import files, find
 from isr_dpo.report import flips, samples
 from isr_dpo.report.costly import Costly, costly
@@ -56,6 +57,8 @@ class RunData:
     """Without those of making this page."""
     pending: tuple[str, ...]
     """Policies and sets whose answers wait for the grader."""
+    spent: Amount
+    """On the grader, at the most, by the run's account."""
     costly: Costly
     """Analyses that cost a grader or a person."""
 
@@ -118,6 +121,7 @@ def _run(run: KeptRun, failure: Failure | None) -> RunData:
         trajectories=around(lambda: _followed(run)) if prepared else None,
         times=tuple(time for time in around(lambda: times.read(run.uri)) or () if time.step != "report"),
         pending=tuple(around(lambda: _pending(run)) or ()),
+        spent=around(lambda: _spent(run)) or NOTHING,
         costly=costly(run),
     )
 
@@ -136,6 +140,10 @@ def _grader(run: KeptRun) -> str:
     graded = (run.graded(index, run.recipe.leading_set) for index in run.policies)
     labels = dict.fromkeys(made.grader.label for made in graded if made is not None)
     return graded_by(*labels) if labels else graded_by(asked(run.recipe))
+
+
+def _spent(run: KeptRun) -> Amount:
+    return total(Account(layout.account(run.uri), Ceilings(None, None)).spenders().values())
 
 
 def _pending(run: KeptRun) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from isr_dpo.report import health, paper
+from isr_dpo.report import agreement, health, paper
 from isr_dpo.report.data import Page, RunData
 from isr_dpo.report.figures import clock, judge, length, scores, training, versus
 from isr_dpo.report.figures.figure import Figure
@@ -82,12 +82,23 @@ def _versus(page: Page) -> Iterator[Section]:
 def _judge(page: Page) -> Section:
     notes = dict.fromkeys(health.judge_note(data.recipe.judge) for data in page.runs)
     folds = _fold("The judge by round, with its guards", health.judge(page.runs), open_=True)
+    found = [one for data in page.runs for one in data.costly.agreements]
+    for number, one in enumerate(found):
+        folds += _fold(
+            f"Choices beside labels, round {one.round}", agreement.table(one, f"agreement-{number}"), open_=True
+        )
     return Section("judge", "Judge", "Health of the judge", " ".join(notes), judge.figures(page.runs), folds)
 
 
 def _grader(page: Page) -> Section:
     waiting = [f"{_of(page.runs, data)}{place}" for data in page.runs for place in data.pending]
     note = "The grader is the outside model, or the packaged rules, that scores answers against the ground truth."
+    for data in page.runs:
+        if data.spent.requests:
+            note += (
+                f" {data.name} has spent ${data.spent.usd:.2f} on it at the most, in {data.spent.requests:,} requests"
+            )
+            note += f"{_ceilings(data)}."
     if waiting:
         note += f" Waiting for it: {', '.join(waiting)}; isr-dpo evaluate completes them."
     return Section(
@@ -98,6 +109,13 @@ def _grader(page: Page) -> Section:
         (),
         _fold("The grader by policy and set", health.grader(page.runs), open_=True),
     )
+
+
+def _ceilings(data: RunData) -> str:
+    asked = data.recipe.evaluate
+    limits = [f"{asked.max_requests:,} requests"] if asked.max_requests is not None else []
+    limits += [f"${asked.max_cost_usd:.2f}"] if asked.max_cost_usd is not None else []
+    return f", of at most {' and '.join(limits)}" if limits else ""
 
 
 def _training(page: Page) -> Section:

@@ -10,10 +10,15 @@ import numpy as np
 
 from isr_dpo import layout, times
 from isr_dpo.analyse import claims, form, win_rate
+from isr_dpo.analyse.agreement import Agreement, run_agreement
 from isr_dpo.analyse.asking import Bill
 from isr_dpo.analyse.runs import GraderInfo
+from isr_dpo.analyse.tables import agreement
+from isr_dpo.annotate.choices import Choice
+from isr_dpo.annotate.sheet import rows_digest
 from isr_dpo.config import Recipe
 from isr_dpo.data.frames import FrameWriter, encode
+from isr_dpo.evaluate.account import Account, Amount, Ceilings
 from isr_dpo.evaluate.caption import CaptionProtocol
 from isr_dpo.evaluate.grades import measure
 from isr_dpo.manifest import Origin, Output, begin
@@ -280,6 +285,33 @@ def write_analyses(run_uri: str, *, text: str = "it goes left") -> None:
         "smoke", run_uri, "none", "dev", who, None, 0, Bill(8, 8, 0.1), {}, claims.measure(examined), tuple(examined)
     )
     form.save(made, layout.analysis(run_uri, "claims-dev"))
+
+
+def write_agreement(run_uri: str) -> None:
+    """A person's labels of round 2."""
+    judged = [judged_row(number, 2, "a disc", "") for number in range(40)]
+    labels = [
+        Choice(
+            id=row.id,
+            video=row.video,
+            round=2,
+            annotator="anna",
+            shown_first=0,
+            choice=0,
+            outcome="preferred",
+            seconds=3.0,
+            rows_digest=rows_digest(judged),
+        )
+        for row in judged[:20]
+    ]
+    own = {"run": "smoke", "uri": run_uri, "round_index": 2, "context": "retrospective", "made_from": {}}
+    found = run_agreement(judged, {"anna": labels}, **own)
+    form.save(Agreement(2, (found,), None, None, agreement()), layout.analysis(run_uri, "agreement-round-02"))
+
+
+def write_account(run_uri: str) -> None:
+    spent = Amount(120, 0.25)
+    Account(layout.account(run_uri), Ceilings(None, None)).put("spender-1", spent, spent, closed=True)
 
 
 def _stated(answer: str, text: str) -> tuple[claims.Claim, ...]:

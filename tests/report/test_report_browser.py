@@ -207,8 +207,9 @@ def test_a_keyboard_reaches_everything_and_shows_where_it_is(page: Page) -> None
     page.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     assert page.evaluate("document.activeElement.getBoundingClientRect().left") >= 0
-    unnamed = """[...document.querySelectorAll("button, select, input, [tabindex]")].filter(node =>
-      node.checkVisibility() && !(node.labels?.length || node.textContent.trim() || node.getAttribute("aria-label"))).length"""
+    unnamed = """[...document.querySelectorAll("button, select, input, [tabindex]")]
+      .filter(node => node.checkVisibility())
+      .filter(node => !node.labels?.length && !node.textContent.trim() && !node.getAttribute("aria-label")).length"""
     assert page.evaluate(unnamed) == 0
     page.press("Tab")
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"

@@ -112,6 +112,22 @@ def test_analyses_that_stand_in_the_run_are_shown(whole_page: str) -> None:
     assert "policy-03, 1 unsupported" in view.text
 
 
+def test_choices_stand_beside_labels_and_what_the_paper_reports(run_uri: str) -> None:
+    synthetic_run.write_agreement(run_uri)
+    text = view_of(run_uri).text
+    assert "Choices beside labels, round 2" in text
+    assert re.search(r"smoke context: retrospective anna 5\d\.\d \d+\.\d–\d+\.\d \d+ of 1\d", text)
+    assert "Reported in the paper Self-rewarding own pairs people 59.0" in text
+    assert "ISR-DPO own pairs people 75.0" in text
+
+
+def test_what_the_run_has_spent_on_its_grader_is_said_with_its_ceilings(run_uri: str) -> None:
+    synthetic_run.write_account(run_uri)
+    evaluate = {"max_requests": 5000, "max_cost_usd": 3, "price_prompt_usd": 0.1, "price_completion_usd": 0.4}
+    text = view_of(run_uri, evaluate={"grader": "openai", **evaluate}).text
+    assert "smoke has spent $0.25 on it at the most, in 120 requests, of at most 5,000 requests and $3.00." in text
+
+
 def test_an_analysis_that_cannot_be_read_is_named(run_uri: str) -> None:
     for name, content in {"broken": "{", "alien": '{"kind": "dance"}', "old": '{"kind": "claims"}'}.items():
         path = Path(layout.analysis(run_uri, name))
