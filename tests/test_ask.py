@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from isr_dpo.ask import Answerer
 from isr_dpo.errors import DataError
-from tests.data.clips import write_clip
+from tests.data.clips import draw, write_clip
 from tests.tiny import make_policy
 
 
@@ -20,3 +21,11 @@ def test_a_question_that_cannot_be_asked_is_refused_with_its_reason(tmp_path: Pa
         answerer.ask(clip, "what " * 600)
     with pytest.raises(DataError, match="the question is empty"):
         answerer.ask(clip, " ")
+
+
+def test_a_folder_of_frames_can_be_asked_about(tmp_path: Path) -> None:
+    folder = tmp_path / "clip"
+    folder.mkdir()
+    for number in range(3):
+        Image.fromarray(draw(number)).save(folder / f"c01_{number:04d}.jpeg")
+    assert isinstance(Answerer(make_policy(tmp_path / "policy")).ask(folder, "what ?", max_new_tokens=2), str)

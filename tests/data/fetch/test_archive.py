@@ -134,6 +134,25 @@ def test_a_damaged_or_cut_archive_is_named(tmp_path: Path, what: str) -> None:
         unpack(damaged()[what], tmp_path)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_wherever_an_archive_is_cut_it_is_noticed_and_no_clip_is_less_than_whole(tmp_path: Path, zipped: bool) -> None:
+    plain = tar_of({f"c{clip}/c01_000{i}.jpeg": bytes([clip, i]) * 300 for clip in range(4) for i in range(2)})
+    members_end = len(plain.rstrip(b"\0"))
+    content = gzip.compress(plain) if zipped else plain
+    whole = unpack(content, tmp_path, wanted=[f"c{i}" for i in range(4)])
+    for length in range(0, len(content) if zipped else members_end, 1 if zipped else 61):
+        found: dict[str, bytes] = {}
+        with pytest.raises(DataError, match="chunk_0: not a whole tar"):
+            _unpack_into(found, content[:length], tmp_path)
+        assert found.items() <= whole.items()
+
+
+def _unpack_into(found: dict[str, bytes], content: bytes, scratch: Path) -> None:
+    packed = archive.clips(Raw(content), place="chunk_0", wants=lambda _: True, scratch=scratch, tick=lambda: None)
+    for clip in packed:
+        found[clip.name] = clip.path.read_bytes()
+
+
 def test_a_clip_in_two_places_is_refused(tmp_path: Path) -> None:
     members = frames_of(1, count=2, under="a/") | frames_of(2) | frames_of(1, count=2, under="b/")
     with pytest.raises(DataError, match="chunk_0: clip 'c1' lies in two places"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import io
 import os
+import random
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -42,6 +43,21 @@ def test_a_cut_stream_goes_on_by_range_where_it_was() -> None:
     assert 0 < starts[0] <= 300_000
     assert len(starts) == 3
     assert all(asked.headers["if-range"].startswith('"') for asked in server.asked[1:])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_is_cut_and_answered_the_bytes_are_the_files(seed: int) -> None:
+    draws = random.Random(seed)
+    unwell = [Manner(status=429, headers={"Retry-After": "0"}), Manner(status=500), Manner(cut=0)]
+
+    def manner(asked: Asked, n: int) -> Manner:
+        if n % 3 == 2:
+            return draws.choice(unwell)
+        return Manner(cut=draws.randint(1, 400_000), ranges=draws.random() < 0.8)
+
+    content, server = read_from(manner, attempts=12)
+    assert content == CONTENT
+    assert len(server.asked) > 3
 
 
 def test_without_range_what_was_read_is_skipped() -> None:
