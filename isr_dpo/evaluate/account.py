@@ -154,6 +154,11 @@ def total(spenders: Iterable[Spender]) -> Amount:
     return amount
 
 
+def spent(uri: str) -> Amount:
+    """What stands in the account at `uri`: what a run has spent on its grader."""
+    return total(Account(uri, Ceilings(None, None)).spenders().values())
+
+
 class Purse:
     """A process's own spending, request by request, from any of its threads. Every attempt is drawn at the most it can
     cost before it is sent, and settled when its cost is known; `ahead` is for how many requests the bound is raised at

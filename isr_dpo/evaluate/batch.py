@@ -7,7 +7,6 @@ nothing is ordered twice. All answers enter the ledger before the order counts a
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections import Counter
@@ -19,8 +18,8 @@ from isr_dpo.errors import BudgetSpent, IsrDpoError, OutsideError, RecipeError
 from isr_dpo.evaluate.account import NOTHING, Account, Amount, over_ceiling, total
 from isr_dpo.evaluate.batch_api import BatchApi
 from isr_dpo.evaluate.ledger import LOOKUPS, Asked, Entry, Ledger
-from isr_dpo.evaluate.orders import Order, Orders
-from isr_dpo.evaluate.terms import FORMAT, Terms, body
+from isr_dpo.evaluate.orders import Order, Orders, files, line
+from isr_dpo.evaluate.terms import FORMAT, Terms
 from isr_dpo.mapped import mapped
 
 if TYPE_CHECKING:
@@ -28,13 +27,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("isr_dpo")
 
-MAX_REQUESTS = 50_000
-MAX_BYTES = 200_000_000
-"""Of one batch, says OpenAI."""
 FIRST_POLL_SECONDS = 5.0
 LONGEST_POLL_SECONDS = 60.0
 POLL_FAILURES = 10
 """In a row, before a wait is given up."""
+FEWEST = 100
+"""Requests of a batch, however little the server lets wait."""
 _ENDED = ("completed", "failed", "expired", "cancelled")
 _LATER = ("token_limit", "rate_limit", "request_limit", "server_error")
 _NO_CREDIT = ("insufficient_quota", "billing")
@@ -67,6 +65,8 @@ class Batches:
         self._without_format = without_format
         self._failed: Counter[str] = Counter()
         self._no_format: str | None = None
+        self._later: str | None = None
+        self._at_once: int | None = None
 
     def buy(self, missing: Sequence[Asked], *, hours: float, done: Callable[[str], None]) -> dict[str, Answer]:
         """All of them by key, waited for at most `hours`; `done` is told each key.
@@ -100,7 +100,7 @@ class Batches:
             for answers in self._answers([*under_way, *ordered], deadline):
                 take(answers)
             if (len(got), self._structured()) == before:
-                raise OutsideError(f"{self._where}: its batches ended without answers. {self._remain(wanted, got)}")
+                self._pause(deadline, self._remain(wanted, got))
             known = []
         return got
 
@@ -124,7 +124,7 @@ class Batches:
         """Orders as many as the ceilings allow, and says why not all."""
         structured = self._structured()
         orders: list[Order] = []
-        for asked in _files(left, structured=structured):
+        for asked in files(left[: self._at_once], structured=structured):
             part = self._affordable(asked)
             worst = Amount(len(part), sum(self._terms.worst_usd(one) for one in part))
             if part:
@@ -151,7 +151,7 @@ class Batches:
         return asked
 
     def _create(self, order: Order, asked: Sequence[Asked]) -> Order:
-        content = b"".join(_line(one, structured=order.structured) for one in asked)
+        content = b"".join(line(one, structured=order.structured) for one in asked)
         try:
             batch = self._api.order(order.label, content)
         except IsrDpoError as error:
@@ -184,7 +184,7 @@ class Batches:
                 if batch.status in _ENDED:
                     waiting.remove(order)
                     yield self._collected(order, batch)
-                    self._complain(batch)
+                    self._conclude(order, batch)
             if not waiting:
                 return
             left = deadline - time.monotonic()
@@ -201,13 +201,13 @@ class Batches:
         """What an ended batch brought, once it is in the ledger and paid for in the account."""
         asked = self._orders.asked(order)
         answered, answers = 0, dict[str, Answer]()
-        for line in self._api.lines(batch):
-            one = asked.get(line.get("custom_id", ""))
+        for tree in self._api.lines(batch):
+            one = asked.get(tree.get("custom_id", ""))
             if one is None:
-                log.warning("grader batch %s: an answer to %r, which was not asked", batch.id, line.get("custom_id"))
+                log.warning("grader batch %s: an answer to %r, which was not asked", batch.id, tree.get("custom_id"))
                 continue
             answered += 1
-            answer = self._answer(line, one, order, batch)
+            answer = self._answer(tree, one, order, batch)
             if answer is not None:
                 answers[one.key] = answer
         bought = [answer for answer in answers.values() if isinstance(answer, Entry)]
@@ -239,8 +239,18 @@ class Batches:
             self._failed[f"{error.get('code')}: {said}"] += 1
         return refused
 
-    def _complain(self, batch: Batch) -> None:
-        """Raises what makes further orders pointless."""
+    def _pause(self, deadline: float, remain: str) -> None:
+        """After batches without answers: waits where the server has said that more may be ordered later."""
+        left = deadline - time.monotonic()
+        if self._later is None or left <= 0:
+            raise OutsideError(f"{self._where}: its batches ended without answers. {self._later or remain}")
+        log.info("%s; more is ordered later", self._later)
+        self._later = None
+        time.sleep(min(LONGEST_POLL_SECONDS, left))
+
+    def _conclude(self, order: Order, batch: Batch) -> None:
+        """What the end of a batch means for further orders; raises what makes them pointless. Where too much waits at
+        the server, less is ordered at once from then on, and more again as batches complete [O]."""
         if self._no_format is not None:
             self._without_format(self._no_format)
         errors = (batch.errors.data if batch.errors else None) or []
@@ -254,9 +264,12 @@ class Batches:
         if batch.status == "cancelled":
             raise OutsideError(f"{where} was cancelled by somebody; run again to order what it has not brought")
         if batch.status == "failed" and any(word in said for word in _LATER):
-            raise OutsideError(f"{where} failed: {said}; run again later")
-        if batch.status == "failed":
+            self._later = f"{where} failed: {said}"
+            self._at_once = max(FEWEST, len(order.keys) // 2)
+        elif batch.status == "failed":
             raise RecipeError(f"{where} failed: {said}")
+        elif self._at_once is not None:
+            self._at_once *= 2
 
     def settle(self, standing: Collection[str]) -> None:
         """Closes the books on batches whose grades all stand in the ledger: an earlier process may have been killed
@@ -274,31 +287,6 @@ class Batches:
         left = len(wanted) - len(got)
         why = "".join(f"; {count} times {reason}" for reason, count in self._failed.most_common(3))
         return f"{left} of {len(wanted)} answers remain ungraded; what was bought stands in {self._ledger.uri}{why}"
-
-
-def _files(asked: Sequence[Asked], *, structured: bool) -> Iterator[list[Asked]]:
-    """Cut where a batch may hold no more."""
-    part: list[Asked] = []
-    size = 0
-    for one in asked:
-        length = len(_line(one, structured=structured))
-        if part and (len(part) == MAX_REQUESTS or size + length > MAX_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(one)
-        size += length
-    if part:
-        yield part
-
-
-def _line(asked: Asked, *, structured: bool) -> bytes:
-    request = {
-        "custom_id": asked.key,
-        "method": "POST",
-        "url": "/v1/chat/completions",
-        "body": body(asked, structured=structured),
-    }
-    return (json.dumps(request) + "\n").encode()
 
 
 def _progress(batch: Batch) -> str:

@@ -111,6 +111,15 @@ class BatchApi:
             if file_id:
                 with self._endpoint.translated():
                     content = self._client.with_options(timeout=UPLOAD_SECONDS).files.content(file_id)
-                for line in content.text.split("\n"):
+                for number, line in enumerate(content.text.split("\n"), start=1):
                     if line.strip():
-                        yield json.loads(line)
+                        yield self._line(line, f"batch {batch.id}, {file_id}:{number}")
+
+    def _line(self, line: str, place: str) -> dict[str, Any]:
+        try:
+            tree = json.loads(line)
+        except ValueError:
+            tree = None
+        if not isinstance(tree, dict):
+            raise OutsideError(f"{self._endpoint.where}: {place} is not an answer: {line[:100]!r}; run again")
+        return tree

@@ -1,12 +1,12 @@
 """What a run has ordered through the Batch API, written down before it is ordered: `<run>/batches/<label>.json`, and
-`<label>.jsonl` with what is asked in it."""
+`<label>.jsonl` with what is asked in it; and the files of requests that go up."""
 
 from __future__ import annotations
 
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -15,9 +15,13 @@ from isr_dpo.endpoint import Refused
 from isr_dpo.errors import CorruptOutput
 from isr_dpo.evaluate.ledger import Asked
 from isr_dpo.evaluate.protocol import Task
+from isr_dpo.evaluate.terms import body
 from isr_dpo.mapped import mapped
 from isr_dpo.stores import join, open_store, read_bytes, write_bytes
 
+MAX_REQUESTS = 50_000
+MAX_BYTES = 200_000_000
+"""Of one batch, says OpenAI."""
 _RECORD = ".json"
 _REQUESTS = ".jsonl"
 
@@ -106,3 +110,28 @@ class Orders:
                 f"{uri} is damaged, so a batch that may be paid for cannot be found: mend it, or delete it if its "
                 "grades may be bought again"
             ) from error
+
+
+def files(asked: Sequence[Asked], *, structured: bool) -> Iterator[list[Asked]]:
+    """Cut where a batch may hold no more."""
+    part: list[Asked] = []
+    size = 0
+    for one in asked:
+        length = len(line(one, structured=structured))
+        if part and (len(part) == MAX_REQUESTS or size + length > MAX_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(one)
+        size += length
+    if part:
+        yield part
+
+
+def line(asked: Asked, *, structured: bool) -> bytes:
+    request = {
+        "custom_id": asked.key,
+        "method": "POST",
+        "url": "/v1/chat/completions",
+        "body": body(asked, structured=structured),
+    }
+    return (json.dumps(request) + "\n").encode()

@@ -64,7 +64,7 @@ class Terms:
         if choice is None and usage is None:
             return None
         message = getattr(choice, "message", None)
-        prompt, written = (usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else (0, 0)
+        prompt, written = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
         return Entry(
             key=asked.key,
             protocol=asked.protocol,
@@ -73,13 +73,13 @@ class Terms:
             request=dict(asked.request),
             structured=structured and FORMAT in asked.request,
             task={name: _storable(text) for name, text in asdict(asked.task).items() if text},
-            text=_storable(getattr(message, "content", None) or ""),
-            refusal=getattr(message, "refusal", None),
-            finish=getattr(choice, "finish_reason", None),
-            model=completion.model,
+            text=_text(message, "content") or "",
+            refusal=_text(message, "refusal"),
+            finish=_text(choice, "finish_reason"),
+            model=_text(completion, "model"),
             prompt_tokens=prompt,
             completion_tokens=written,
-            cost_usd=self._usd(prompt, written) if usage else self.worst_usd(asked),
+            cost_usd=self._usd(prompt, written) if prompt + written else self.worst_usd(asked),
             batch=batch,
             run_uri=self._run_uri,
             when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -95,6 +95,19 @@ class Terms:
 def body(asked: Asked, *, structured: bool) -> Mapping[str, Any]:
     """The request as it is sent; not `structured`: without the response's format."""
     return asked.request if structured else {k: v for k, v in asked.request.items() if k != FORMAT}
+
+
+# Servers in the wild leave out what the API promises, or send something else, so nothing is assumed of an answer.
+
+
+def _text(holder: object, name: str) -> str | None:
+    value = getattr(holder, name, None)
+    return None if value is None else _storable(value if isinstance(value, str) else json.dumps(value, default=str))
+
+
+def _count(usage: object, name: str) -> int:
+    value = getattr(usage, name, None)
+    return max(0, value) if isinstance(value, int) else 0
 
 
 def _storable(text: str) -> str:

@@ -26,7 +26,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def spent(run: Path) -> Amount:
-    return total(Account(layout.account(str(run)), Ceilings(None, None)).spenders().values())
+    return account.spent(layout.account(str(run)))
 
 
 def test_a_ceiling_on_requests_holds_and_what_was_bought_is_kept(tmp_path: Path) -> None:

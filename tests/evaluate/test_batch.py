@@ -12,10 +12,12 @@ import pytest
 
 from isr_dpo import layout
 from isr_dpo.errors import BudgetSpent, KeyRefused, OutsideError, RecipeError
-from isr_dpo.evaluate import Reply, batch, batch_api
-from isr_dpo.evaluate.account import Account, Ceilings, total
+from isr_dpo.evaluate import Reply, account, batch, batch_api, orders
+from isr_dpo.evaluate.account import Amount
+from isr_dpo.evaluate.openai import OpenAIGrader
 from isr_dpo.evaluate.orders import Order, Orders
 from isr_dpo.evaluate.terms import Terms
+from isr_dpo.stores import open_store
 from tests.evaluate.grading import GOOD, PROTOCOL, entries, grader, number, quick, settings, tasks
 from tests.servers.batches import Batching
 from tests.servers.completions import Said
@@ -40,12 +42,12 @@ def buy(server: GraderServer, run: Path, count: int = 6, **changes: Any) -> list
     return grader(server.url, run, batch=True, **changes).grade(PROTOCOL, tasks(count))
 
 
-def orders(run: Path) -> list[Order]:
+def ordered(run: Path) -> list[Order]:
     return Orders(layout.batches(str(run))).all()
 
 
-def spent(run: Path) -> tuple[int, float]:
-    return total(Account(layout.account(str(run)), Ceilings(None, None)).spenders().values())
+def spent(run: Path) -> Amount:
+    return account.spent(layout.account(str(run)))
 
 
 def test_a_batch_brings_every_grade_at_its_price_and_the_ledger_keeps_it(
@@ -115,12 +117,12 @@ def test_a_run_with_other_questions_in_hand_fetches_all_of_a_batch_that_it_finds
 
 
 def test_large_orders_are_split_by_requests_and_by_bytes(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch, "MAX_REQUESTS", 4)
+    monkeypatch.setattr(orders, "MAX_REQUESTS", 4)
     with grader_server() as server:
         buy(server, run, 10)
         assert [b["request_counts"]["total"] for b in server.batching.batches.values()] == [4, 4, 2]
         length = len(next(iter(server.batching.files.values())).splitlines()[0]) + 1
-        monkeypatch.setattr(batch, "MAX_BYTES", int(2.5 * length))
+        monkeypatch.setattr(orders, "MAX_BYTES", int(2.5 * length))
         grader(server.url, run, batch=True).grade(PROTOCOL, tasks(15, 10))
     assert [b["request_counts"]["total"] for b in server.batching.batches.values()] == [4, 4, 2, 2, 2, 1]
     assert max(len(content) for content in list(server.batching.files.values())[-6:]) <= int(2.5 * length)
@@ -199,7 +201,7 @@ def test_killed_at_any_moment_the_next_run_orders_nothing_twice(
     assert sorted(Counter(server.prompts).values()) == [1] * 6
     assert len(entries(run)) == 6
     assert spent(run) == (6, pytest.approx(6 * (100 * 2e-6 + 10 * 8e-6) / 2))
-    assert [order.ended for order in orders(run)] == ["completed"]
+    assert [order.ended for order in ordered(run)] == ["completed"]
 
 
 def test_what_an_expired_batch_did_not_bring_is_ordered_again(run: Path) -> None:
@@ -228,7 +230,6 @@ def test_a_cancelled_batch_keeps_what_it_brought_and_is_not_ordered_again_unaske
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
-        ("token_limit_exceeded", OutsideError),
         ("insufficient_quota", BudgetSpent),
         ("billing_hard_limit_reached", BudgetSpent),
         ("model_not_found", RecipeError),
@@ -244,6 +245,23 @@ def test_a_batch_that_fails_says_why_and_costs_nothing(code: str, kind: type[Exc
             buy(server, run)
         assert spent(run) == (0, 0.0)
         assert len(buy(server, run)) == 6
+
+
+def test_where_too_much_waits_at_the_server_less_is_ordered_and_later(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch, "FEWEST", 2)
+    monkeypatch.setattr(batch, "LONGEST_POLL_SECONDS", 0.01)
+    full = [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached."}]
+    batching = Batching(end=lambda n: "failed" if n < 2 else "completed", errors=lambda n: full if n < 2 else [])
+    with grader_server(batching=batching) as server:
+        assert len(buy(server, run, 12)) == 12
+    sizes = [b["request_counts"]["total"] for b in server.batching.batches.values()]
+    assert sizes == [12, 6, 3, 6, 3]
+    assert sorted(Counter(server.prompts).values()) == [1] * 12
+    batching = Batching(polls=0, end=lambda n: "failed", errors=lambda n: full)
+    with grader_server(batching=batching) as server, pytest.raises(OutsideError, match="Enqueued token limit reached"):
+        buy(server, run.parent / "elsewhere" / "run", 12, batch_hours=0)
 
 
 def test_requests_that_fail_in_every_batch_end_in_an_error_and_not_in_a_loop(run: Path) -> None:
@@ -296,13 +314,26 @@ def test_a_wrong_key_or_a_server_without_batches_is_named_and_nothing_is_left_be
 
     with model_server(lambda asked, n: ModelAnswer()) as server, pytest.raises(RecipeError, match="no such path"):
         grader(server.url, run, batch=True).grade(PROTOCOL, tasks(2))
-    assert orders(run) == []
+    assert ordered(run) == []
     monkeypatch.setenv("OPENAI_API_KEY", "wrong")
     with grader_server() as other, pytest.raises(KeyRefused):
         buy(other, run)
     assert other.served.unknown == 1
-    assert orders(run) == []
+    assert ordered(run) == []
     assert spent(run) == (0, 0.0)
+
+
+@pytest.mark.parametrize("run_uri", ["moto", "ceph"], indirect=True)
+@pytest.mark.parametrize("in_batches", [False, True], ids=["one by one", "batches"])
+def test_ledger_account_and_orders_work_on_s3(run_uri: str, in_batches: bool) -> None:
+    with grader_server() as server:
+        for bought in (True, False):
+            asked = settings(server.url, batch=in_batches, max_requests=9, **PRICES)
+            replies = OpenAIGrader(asked, run_uri=f"{run_uri}/run").grade(PROTOCOL, tasks(9))
+            assert [r.bought for r in replies] == [bought] * 9
+    assert len(server.prompts) == 9
+    assert account.spent(f"{run_uri}/run/account").requests == 9
+    assert len(open_store(run_uri).list(f"{run_uri}/ledger")) == 9
 
 
 def test_a_batch_that_the_server_no_longer_knows_is_named(run: Path) -> None:

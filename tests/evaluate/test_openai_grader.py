@@ -224,6 +224,30 @@ def test_an_answer_that_is_no_completion_is_an_outage_and_not_a_reply(run: Path)
     assert not (run.parent / "ledger").exists()
 
 
+def odd(**changes: Any) -> Answer:
+    """An answer that the API does not promise."""
+    return Answer(raw={"model": "m", "choices": [{"message": {"content": "Score: 4"}}], **changes})
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (odd(), "Score: 4"),
+        (odd(usage={"prompt_tokens": -5, "completion_tokens": "many"}), "Score: 4"),
+        (odd(choices=[{"message": {"content": [{"type": "text", "text": "Score: 4"}]}}]), '[{"type": "text"'),
+        (odd(choices=[{"message": {"content": "half \ud800 a character"}}], model=7), "half ? a character"),
+        (odd(choices=[{}], usage={"prompt_tokens": 5}), ""),
+    ],
+    ids=["bare", "negative", "parts", "surrogate", "no message"],
+)
+def test_answers_that_leave_out_or_twist_what_the_api_promises_do_no_harm(answer: Answer, said: str, run: Path) -> None:
+    with grader_server(scripted(answer)) as server:
+        (reply,) = grader(server.url, run, price_prompt_usd=1.0, price_completion_usd=1.0).grade(PROTOCOL, tasks(1))
+    assert reply.text.startswith(said)
+    assert reply.cost_usd > 0
+    assert len(entries(run)) == 1
+
+
 def test_structured_output_is_asked_for_where_the_protocol_has_a_schema(run: Path) -> None:
     with grader_server(scripted(Answer(text='{"explanation": "fine", "score": 5}'))) as server:
         (reply,) = grader(server.url, run).grade(PROTOCOL, tasks(1))

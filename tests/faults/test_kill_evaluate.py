@@ -20,7 +20,7 @@ import pytest
 
 from isr_dpo import layout, manifest
 from isr_dpo.config import Recipe
-from isr_dpo.evaluate.account import Account, Ceilings, total
+from isr_dpo.evaluate.account import spent as spent_by
 from isr_dpo.evaluate.ledger import Ledger
 from isr_dpo.records import Grade
 from isr_dpo.start import start_manifest
@@ -155,7 +155,7 @@ def test_killed_again_and_again_only_what_was_under_way_is_asked_twice(
     assert sum(counts.values()) - ROWS <= CONCURRENCY * len(moments)
     assert runs.bought() == ROWS
     assert [grade[:4] for grade in runs.grades()] == [grade[:4] for grade in undisturbed]
-    spent = total(Account(layout.account(str(runs.run)), Ceilings(None, None)).spenders().values())
+    spent = spent_by(layout.account(str(runs.run)))
     assert sum(counts.values()) <= spent.requests <= sum(counts.values()) + 2 * CONCURRENCY * len(moments)
     assert not list(runs.run.rglob("unfinished.json"))
 
@@ -202,7 +202,7 @@ def test_with_batches_every_question_is_asked_exactly_once(
     assert server.requests == []
     assert runs.bought() == ROWS
     assert [grade[:4] for grade in runs.grades()] == [grade[:4] for grade in undisturbed]
-    spent = total(Account(layout.account(str(runs.run)), Ceilings(None, None)).spenders().values())
+    spent = spent_by(layout.account(str(runs.run)))
     assert spent == (ROWS, pytest.approx(ROWS * (100 * 2e-6 + 10 * 8e-6) / 2))
 
 

@@ -43,13 +43,14 @@ class Asked:
 @dataclass(frozen=True, kw_only=True)
 class Answer(Manner):
     """What the grader says. `usage`: tokens of the prompt and of the reply, None: it tells none. `no_choice`: an answer
-    that is no completion."""
+    that is no completion. `raw`: the whole answer, whatever it is."""
 
     text: str | None = "Explanation: it agrees.\nScore: 4"
     refusal: str | None = None
     finish: str = "stop"
     usage: tuple[int, int] | None = (100, 10)
     no_choice: bool = False
+    raw: Mapping[str, Any] | None = None
 
 
 @dataclass
@@ -155,6 +156,8 @@ def _model(path: str, models: Sequence[str] | None) -> Said:
 
 
 def _completion(answer: Answer, model: str) -> dict[str, Any]:
+    if answer.raw is not None:
+        return dict(answer.raw)
     if answer.no_choice:
         return {"error": {"message": "upstream is away", "code": 502}}
     message = {"role": "assistant", "content": answer.text, "refusal": answer.refusal}
