@@ -186,3 +186,13 @@ def test_a_real_server_holds_the_same_runs() -> None:
 def test_importing_the_module_does_not_import_mlflow() -> None:
     code = "import sys, isr_dpo.tracking, isr_dpo.registry, isr_dpo.pyfunc; assert 'mlflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_report_is_an_artifact_of_the_parent_in_place_of_the_one_before(recipe: Recipe) -> None:
+    for index in (1, 2):
+        with tracking.step_run(recipe, run_uri="runs/a", run_id="r", step="report", index=index) as run:
+            run.page(f"<!DOCTYPE html><title>{index}</title>")
+    client = mlflow_client.open_client(recipe.tracking.uri)
+    parent = runs_of(recipe)["small"].info.run_id
+    assert [found.path for found in client.list_artifacts(parent, "report")] == [tracking.PAGE]
+    assert Path(client.download_artifacts(parent, tracking.PAGE)).read_text() == "<!DOCTYPE html><title>2</title>"
