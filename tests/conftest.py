@@ -75,6 +75,8 @@ def run_uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     environment: dict[str, str] = request.getfixturevalue(request.param)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    s3._client.cache_clear()
+    for cache in (s3._client, s3._signer):
+        cache.cache_clear()
     yield f"s3://{environment['RUN_BUCKET']}/{secrets.token_hex(8)}"
-    s3._client.cache_clear()
+    for cache in (s3._client, s3._signer):
+        cache.cache_clear()

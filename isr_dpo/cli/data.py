@@ -33,8 +33,8 @@ def _add_fetch(actions: Commands) -> None:
     )
     fetch.add_argument(
         "source",
-        help="a folder of archives, https://server/folder/ (with --chunks), the URL of one, a .txt file with a URL a "
-        "line, or hf://datasets/ORGANISATION/NAME[@REVISION]/FOLDER (HF_TOKEN and HF_ENDPOINT are read)",
+        help="a folder or s3:// prefix of archives, https://server/folder/ (with --chunks), one URL, a .txt file "
+        "with a URL a line, or hf://datasets/ORGANISATION/NAME[@REVISION]/FOLDER (HF_TOKEN and HF_ENDPOINT are read)",
     )
     fetch.add_argument("dest", help="a folder, or s3://bucket/prefix: the recipe's data.videos")
     fetch.add_argument("--rows", action="append", required=True, metavar="FILE", help="JSONL whose rows name videos")

@@ -130,6 +130,23 @@ def swap(uri: str, content: bytes, tag: str | None) -> str:
     raise AssertionError
 
 
+def address(uri: str, *, seconds: int = 3600) -> str:
+    """A URL at which anybody can read the object for so long; it holds a signature, so it is never shown."""
+    bucket, key = _split(uri)
+    with _translated(uri):
+        return str(
+            _signer(os.getpid()).generate_presigned_url(
+                "get_object", Params={"Bucket": bucket, "Key": key}, ExpiresIn=seconds
+            )
+        )
+
+
+@functools.cache
+def _signer(_pid: int) -> Any:
+    """botocore signs addresses in the old way by default, which newer buckets refuse."""
+    return boto3.session.Session().client("s3", config=client().meta.config.merge(Config(signature_version="s3v4")))
+
+
 def client() -> Any:
     """The process's S3 client, safe to share between threads."""
     return _client(os.getpid())  # a forked worker must not share its parent's sockets

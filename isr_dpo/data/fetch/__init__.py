@@ -1,7 +1,7 @@
 """Published archives of clips -> the clips that rows name, in a store, each as one object.
 
     wanted = wanted_clips(rows)          wanted.py    clip ids
-    chunks = find_chunks(source)         chunks.py    a folder's, a server's (http.py) or a hub's (hub.py) archives
+    chunks = find_chunks(source)         chunks.py    a folder's, a bucket's, a server's (http.py) or a hub's (hub.py)
     clips(chunk)                         archive.py   read as a stream: nothing but the clip in hand is on this machine
     <dest>/<clip id>.tar | .mp4 ...      atomically; <dest>/.fetch/ remembers the chunks that are done (marks.py)
 

@@ -1,4 +1,4 @@
-"""The archives that a source has, by the form of its name: a folder, an HTTP server, or a hub."""
+"""The archives that a source has, by the form of its name: a folder, a bucket, an HTTP server, or a hub."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import NamedTuple
 from isr_dpo.data.clips import fingerprint
 from isr_dpo.data.fetch.http import HttpFile, without_secrets
 from isr_dpo.errors import DataError, RecipeError
+from isr_dpo.stores import join, open_store
 from isr_dpo.stores.local import explain, to_path
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 ACCEPTED = (
-    "a folder or an archive in it, https://server/folder/ with --chunks, the URL of one archive, a .txt file with a "
-    "URL a line, or hf://datasets/ORGANISATION/NAME[@REVISION]/FOLDER"
+    "a folder or s3:// prefix, or an archive in it, https://server/folder/ with --chunks, the URL of one archive, a "
+    ".txt file with a URL a line, or hf://datasets/ORGANISATION/NAME[@REVISION]/FOLDER"
 )
 
 
@@ -55,6 +56,8 @@ def find_chunks(source: str, names: Sequence[str] = ()) -> list[Chunk]:
         return _chosen(hub_chunks(source), names, source)
     if source.startswith(("http://", "https://")):
         return _from_server(source, names)
+    if source.startswith("s3://"):
+        return _from_bucket(source, names)
     if "://" in source and not source.startswith("file://"):
         raise RecipeError(f"{source}: no source of archives; accepted: {ACCEPTED}")
     try:
@@ -111,6 +114,23 @@ def _from_server(source: str, names: Sequence[str]) -> list[Chunk]:
             f"{source}: an HTTP server lists nothing: name the archives, --chunks 'chunk_{{0..15}}.tar.gz'"
         )
     return [remote(source + name) for name in names]
+
+
+def _from_bucket(source: str, names: Sequence[str]) -> list[Chunk]:
+    """Read over HTTP like the rest: a cut connection goes on where it was."""
+    from isr_dpo.stores.s3 import address
+
+    def chunk(uri: str) -> Chunk:
+        def open_it() -> Opened:
+            raw = HttpFile(uri, sign=address)
+            return Opened(raw, f"{raw.identity.tag} {raw.identity.size}")
+
+        return Chunk(uri.rpartition("/")[2], uri, open_it)
+
+    if source.endswith(ARCHIVES):
+        return [chunk(source)]
+    found = sorted(name for name in open_store(source).list(source) if "/" not in name and name.endswith(ARCHIVES))
+    return _chosen([chunk(join(source, name)) for name in found], names, source)
 
 
 def _chosen(chunks: list[Chunk], names: Sequence[str], source: str) -> list[Chunk]:

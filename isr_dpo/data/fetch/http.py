@@ -40,7 +40,8 @@ class Identity(NamedTuple):
 class HttpFile(io.RawIOBase):
     """Reads `url` from its first byte to its last.
 
-    `token` goes to the host of `url` alone, whatever that redirects to. `size` is what the file must have, where known.
+    `token` goes to the host of `url` alone, whatever that redirects to. `sign` gives the address that is asked, anew at
+    each attempt, where it is another than the one to be shown. `size` is what the file must have, where known.
 
     Raises, here and while it is read:
         DataError: no such file, or one of another size.
@@ -49,10 +50,16 @@ class HttpFile(io.RawIOBase):
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, size: int | None = None, attempts: int = ATTEMPTS
+        self,
+        url: str,
+        *,
+        sign: Callable[[str], str] = lambda url: url,
+        token: str | None = None,
+        size: int | None = None,
+        attempts: int = ATTEMPTS,
     ) -> None:
         self.place = without_secrets(url)
-        self._url, self._token, self._size, self._attempts = url, token, size, attempts
+        self._url, self._sign, self._token, self._size, self._attempts = url, sign, token, size, attempts
         self._position = 0
         self._answer: urllib3.BaseHTTPResponse | None = None
         self._identity: Identity | None = None
@@ -136,7 +143,9 @@ class HttpFile(io.RawIOBase):
         if status in (408, 425, 429) or status >= 500:
             raise _Transient(f"the server answers {status}", after_seconds=_hint(answer))
         if status in (401, 403):
-            way = "its HF_TOKEN may not read it" if self._token else "it wants credentials; for a hub set HF_TOKEN"
+            way = (
+                "HF_TOKEN may not read it" if self._token else "credentials are wanted: HF_TOKEN for a hub, AWS_* for S3"
+            )
             raise StoreError(f"{self.place}: the server refuses ({status}): {way}")
         if status in (404, 410):
             raise DataError(f"{self.place}: there is no such file ({status})")
@@ -164,7 +173,7 @@ class HttpFile(io.RawIOBase):
 
     def _request(self, headers: dict[str, str]) -> urllib3.BaseHTTPResponse:
         """The answer behind all redirects."""
-        url, token = self._url, self._token
+        url, token = self._sign(self._url), self._token
         for _ in range(_REDIRECTS + 1):
             sent = headers | ({"Authorization": f"Bearer {token}"} if token else {})
             answer = _get(url, sent, self.place)

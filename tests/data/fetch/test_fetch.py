@@ -227,6 +227,31 @@ def test_a_strange_file_among_the_marks_is_named(tmp_path: Path) -> None:
         fetch(str(source), str(dest), rows=rows)
 
 
+@pytest.mark.parametrize("run_uri", ["moto", "ceph"], indirect=True)
+def test_archives_may_lie_in_a_bucket(tmp_path: Path, run_uri: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    for number, clips in enumerate([(0, 1), (2, 3)]):
+        write_bytes(join(run_uri, "source", f"chunk_{number}.tar.gz"), chunk(*clips))
+    rows, dest = [write_rows(tmp_path / "rows.jsonl", "c0", "c3")], str(tmp_path / "dest")
+    assert states(fetch(join(run_uri, "source"), dest, rows=rows)) == ["read", "read"]
+    assert stored(dest) == ["c0.tar", "c3.tar"]
+    again = fetch(join(run_uri, "source/"), dest, rows=rows, chunks=["chunk_1.tar.gz"])
+    assert states(again) == ["stands"]
+    one = write_rows(tmp_path / "one.jsonl", "c1")
+    assert stored_by(fetch(join(run_uri, "source", "chunk_0.tar.gz"), dest, rows=[one])) == 1
+    with pytest.raises(DataError, match="has no archive"):
+        fetch(join(run_uri, "elsewhere"), dest, rows=rows)
+    absent = fetch(join(run_uri, "absent.tar"), str(tmp_path / "other"), rows=rows).outcomes[0].failure
+    assert f"{run_uri}/absent.tar: there is no such file" in str(absent)
+    marks = "".join(path.read_text() for path in (tmp_path / "dest" / ".fetch").iterdir())
+    assert f'"{run_uri}/source/chunk_0.tar.gz"' in marks
+    assert "Signature" not in marks + caplog.text
+
+
+def stored_by(fetched: Fetched) -> int:
+    return sum(outcome.stored for outcome in fetched.outcomes)
+
+
 def chunks_on_server() -> dict[str, bytes]:
     return {f"/train_300k/chunk_{i}.tar.gz": chunk(2 * i, 2 * i + 1, count=30) for i in range(3)}
 
