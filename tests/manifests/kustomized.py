@@ -68,10 +68,11 @@ ALL = [*OVERLAYS, *COMBINATIONS]
 Object = dict[str, Any]
 
 
+@functools.cache
 def built(name: str) -> list[Object]:
-    """The objects of an overlay or a combination, in order."""
-    text = _overlay(name) if name in OVERLAYS else combined(*COMBINATIONS[name])
-    return list(yaml.safe_load_all(text))
+    """The objects of an overlay or a combination, in order; shared by all tests, which leave them as they are."""
+    text = _kustomize(ROOT / "overlays" / name) if name in OVERLAYS else combined(*COMBINATIONS[name])
+    return list(yaml.load_all(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 def of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
@@ -95,12 +96,6 @@ def containers(objects: list[Object]) -> Iterator[tuple[str, Object]]:
             yield f"{where}/{container['name']}", container
 
 
-@functools.cache
-def _overlay(name: str) -> str:
-    return _kustomize(ROOT / "overlays" / name)
-
-
-@functools.cache
 def combined(*parts: str) -> str:
     """As YAML; the parts as an overlay with all settings would take them."""
     with tempfile.TemporaryDirectory() as scratch:

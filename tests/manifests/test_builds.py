@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import copy
+import functools
+import json
 from collections import Counter
 from typing import Any
 
 import jsonschema
 import pytest
+import yaml
 
+from isr_dpo.cli import _parser
+from isr_dpo.cli.serve import ANNOTATION
 from tests.manifests.custom_kinds import SPECS, schema_of
 from tests.manifests.kustomized import ALL, COMBINATIONS, ROOT, SETTINGS, built, containers, of_kind
 
@@ -19,6 +24,13 @@ VERSIONS = ("1.30", "1.37")
 
 def check(found: dict[str, Any]) -> None:
     """Raises jsonschema.ValidationError, and KeyError for a kind that neither Kubernetes nor custom_kinds describes."""
+    _check(json.dumps(found, sort_keys=True))
+
+
+@functools.cache
+def _check(text: str) -> None:
+    """Most objects are the same in many sets."""
+    found = json.loads(text)
     for version in VERSIONS:
         try:
             kubernetes_validate.validate(found, version, strict=True)
@@ -121,3 +133,40 @@ def test_images_are_named_in_overlays_alone() -> None:
     for name in COMBINATIONS.keys() - {"data job"}:  # is applied by itself
         for where, container in containers(built(name)):
             assert not set(container["image"]) & set("/:@"), where
+
+
+def test_the_readme_tells_of_each_setting_and_component() -> None:
+    text = (ROOT / "README.md").read_text()
+    for key in SETTINGS:
+        assert f"`{key}`" in text, key
+    for folder in (ROOT / "components").iterdir():
+        assert folder.name in text.partition("## Components")[2], folder.name
+
+
+def test_the_rollout_writes_the_annotation_that_pods_read() -> None:
+    serving = of_kind(built("prod"), "Deployment")["isr-dpo-serving"]["spec"]["template"]
+    (fetch,) = serving["spec"]["initContainers"]
+    (policy,) = (variable for variable in fetch["env"] if variable["name"] == "POLICY")
+    assert policy["valueFrom"] == {"fieldRef": {"fieldPath": f"metadata.annotations['{ANNOTATION}']"}}
+    assert "annotations" not in serving["metadata"], "applying the manifests again must not change what is served"
+    rollout = of_kind(built("prod"), "CronJob")["isr-dpo-serving-rollout"]["spec"]["jobTemplate"]["spec"]["template"]
+    (ask,), (patch,) = rollout["spec"]["initContainers"], rollout["spec"]["containers"]
+    assert ask["args"][0] == fetch["args"][0], "the same alias"
+    assert f"--patch-file={ask['args'][1]}" in patch["args"]
+    assert "deployment/isr-dpo-serving" in patch["args"]
+
+
+@pytest.mark.parametrize("name", ["isr-dpo-serving", "isr-dpo-serving-rollout"])
+def test_the_command_line_has_what_serving_calls(name: str) -> None:
+    for where, container in containers(built("prod")):
+        if name in where.split("/") and container["command" if "command" in container else "args"][0] == "isr-dpo":
+            parsed = _parser().parse_args([*container["command"][1:], *container["args"]])
+            assert callable(parsed.run)
+            return
+    pytest.fail(f"{name} calls isr-dpo nowhere")
+
+
+def test_the_served_model_is_one_that_a_recipe_registers() -> None:
+    served = of_kind(built("prod"), "ConfigMap")["isr-dpo-settings"]["data"]["MODEL_NAME"]
+    recipes = (ROOT.parent / "pipelines" / "recipes").glob("*.yaml")
+    assert served in {(yaml.safe_load(file.read_text()).get("model") or {}).get("registered_name") for file in recipes}
