@@ -143,9 +143,7 @@ class HttpFile(io.RawIOBase):
         if status in (408, 425, 429) or status >= 500:
             raise _Transient(f"the server answers {status}", after_seconds=_hint(answer))
         if status in (401, 403):
-            way = (
-                "HF_TOKEN may not read it" if self._token else "credentials are wanted: HF_TOKEN for a hub, AWS_* for S3"
-            )
+            way = "HF_TOKEN may not read it" if self._token else "set HF_TOKEN for a hub, AWS_* for S3"
             raise StoreError(f"{self.place}: the server refuses ({status}): {way}")
         if status in (404, 410):
             raise DataError(f"{self.place}: there is no such file ({status})")
