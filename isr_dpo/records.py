@@ -31,7 +31,7 @@ class Row(BaseModel):
 
 
 class Identified(Row):
-    """A row as others publish it: `id` may be a number, or stand as `idx` [C]; both are kept."""
+    """A row as others publish it: `id` may be a number, or stand as `idx` [C], which is kept."""
 
     id: str
 

@@ -114,6 +114,18 @@ def test_a_refusal_is_not_asked_again(status: int, error: type[Exception]) -> No
         assert len(server.asked) == 1
 
 
+def test_a_server_that_hangs_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "_TIMEOUT", 0.3)
+
+    def manner(asked: Asked, n: int) -> Manner:
+        time.sleep(1.0 if n == 0 else 0.0)
+        return Manner()
+
+    content, server = read_from(manner)
+    assert content == CONTENT
+    assert len(server.asked) == 2
+
+
 def test_nobody_listens() -> None:
     with file_server({}) as server:
         gone = server.url
