@@ -198,8 +198,11 @@ class Purse:
                     self._changed.wait(timeout=POLL_SECONDS)
                     continue
                 others.look(self._account, without=f"{self._name}.json")
-                if others.still_seconds >= (self._patience_seconds if others.may_fall else 2 * POLL_SECONDS):
-                    raise over_ceiling(self._account, others.bounds.plus(self._spent), Amount(1, usd))
+                spent = others.bounds.plus(self._spent)
+                # Where it would fit, another has raised its bound at the same moment, and both have stepped back.
+                fits = self._account.ceilings.broken_by(spent.plus(Amount(1, usd))) is None
+                if not fits and others.still_seconds >= (self._patience_seconds if others.may_fall else POLL_SECONDS):
+                    raise over_ceiling(self._account, spent, Amount(1, usd))
                 self._changed.wait(timeout=POLL_SECONDS * (0.5 + random.random()))  # apart from another who waits
             self._spent = self._spent.plus(Amount(1, 0.0))
             self._flying += 1

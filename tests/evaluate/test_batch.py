@@ -290,20 +290,20 @@ def test_a_server_without_structured_output_is_asked_without_in_a_second_batch(r
 def test_a_ceiling_cuts_the_order_and_the_next_batch_spends_what_the_first_did_not_need(run: Path) -> None:
     terms = Terms(settings("http://x", batch=True, **PRICES), address="x", run_uri="x")
     worst = terms.worst_usd(terms.asked(PROTOCOL, tasks(1)[0]))
-    actual = (100 * 2e-6 + 10 * 8e-6) / 2
-    with grader_server() as server:
+    actual = (600 * 2e-6 + 100 * 8e-6) / 2
+    with grader_server(lambda prompt, n: Answer(usage=(600, 100))) as server:
         with pytest.raises(BudgetSpent, match=r"evaluate\.max_cost_usd") as caught:
-            buy(server, run, 40, max_cost_usd=2.5 * worst, **PRICES)
+            buy(server, run, 12, max_cost_usd=2.5 * worst, **PRICES)
         sizes = [b["request_counts"]["total"] for b in server.batching.batches.values()]
         assert sizes[0] == 2
         bought = sum(sizes)
         assert 2.5 * worst - worst < bought * actual <= 2.5 * worst
-        assert f"{40 - bought} of 40 answers remain ungraded" in str(caught.value)
+        assert f"{12 - bought} of 12 answers remain ungraded" in str(caught.value)
         with pytest.raises(BudgetSpent, match=r"evaluate\.max_requests"):
-            buy(server, run, 40, max_requests=bought + 2, **PRICES)
+            buy(server, run, 12, max_requests=bought + 2, **PRICES)
         assert len(server.prompts) == bought + 2
-        assert len(buy(server, run, 40, **PRICES)) == 40
-    assert sorted(Counter(server.prompts).values()) == [1] * 40
+        assert len(buy(server, run, 12, **PRICES)) == 12
+    assert sorted(Counter(server.prompts).values()) == [1] * 12
 
 
 def test_a_wrong_key_or_a_server_without_batches_is_named_and_nothing_is_left_behind(
