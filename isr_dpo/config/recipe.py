@@ -293,6 +293,22 @@ class Guards(Section):
     """Mean words of chosen responses against round 1."""
 
 
+class Promote(Section):
+    """What a version must show on the dev set to follow the champion [O]. Gains are differences of accuracy, candidate
+    minus champion, between -1 and 1, paired over the questions that are scored in both."""
+
+    min_gain: Annotated[float, Field(ge=-1, le=1)] = 0.0
+    """The mean gain, at least."""
+    min_gain_low: Annotated[float, Field(ge=-1, le=1)] = -0.02
+    """The lower end of its 95 % interval, at least. Of 2,000 questions with a fifth of the answers changing sides the
+    interval reaches 0.02 to either side: a loss that large is then ruled out, and fewer questions must show a gain to
+    say as much."""
+    max_words_ratio: Annotated[float, Field(gt=0)] = 1.5
+    """Mean words of an answer against the champion's: length alone buys grades."""
+    max_unscored_fraction: Fraction = 0.02
+    """Of the answers, candidate's or champion's, that the grader gave no score."""
+
+
 class Tracking(Section):
     """MLflow."""
 
@@ -310,6 +326,8 @@ class Recipe(Section):
     nothing and evaluates model.start on all sets as policy-00."""
     prompts: str = "lmm"
     """A packaged prompt set, or a folder path."""
+    max_gpu_hours: Annotated[float, Field(gt=0)] | None = None
+    """GPU-hours, allocated, above whose estimate a run is refused before it is submitted; none: no limit."""
     model: Model = Model()
     data: Data
     engine: Engine = Engine()
@@ -320,6 +338,7 @@ class Recipe(Section):
     answer: Answer = Answer()
     evaluate: Evaluate = Evaluate()
     guards: Guards = Guards()
+    promote: Promote = Promote()
     tracking: Tracking = Tracking()
 
     @model_validator(mode="after")
