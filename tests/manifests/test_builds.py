@@ -18,7 +18,7 @@ from tests.manifests.custom_kinds import SPECS, schema_of
 from tests.manifests.kustomized import ALL, COMBINATIONS, ROOT, SETTINGS, built, containers, of_kind
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
-VERSIONS = ("1.30", "1.37")
+VERSIONS = ("1.30", kubernetes_validate.latest_version())
 """The oldest Kubernetes that knows all fields, and the newest whose schemas are at hand."""
 
 
@@ -170,3 +170,10 @@ def test_the_served_model_is_one_that_a_recipe_registers() -> None:
     served = of_kind(built("prod"), "ConfigMap")["isr-dpo-settings"]["data"]["MODEL_NAME"]
     recipes = (ROOT.parent / "pipelines" / "recipes").glob("*.yaml")
     assert served in {(yaml.safe_load(file.read_text()).get("model") or {}).get("registered_name") for file in recipes}
+
+
+def test_pods_run_as_the_user_of_our_images() -> None:
+    users = {str(c["securityContext"]["runAsUser"]) for name in ALL for _, c in containers(built(name))}
+    for file in (ROOT.parent / "images").glob("*/Dockerfile"):
+        lines = [line.split()[1] for line in file.read_text().splitlines() if line.startswith("USER ")]
+        assert {line.partition(":")[0] for line in lines} == users, file
