@@ -21,13 +21,15 @@ A = TypeVar("A", bound="Manner")
 
 @dataclass(frozen=True, kw_only=True)
 class Manner:
-    """How the server treats one request. `hang` in seconds; `cut` ends the connection without an answer."""
+    """How the server treats one request. `hang` in seconds; `cut` ends the connection without an answer, `half` in the
+    middle of it."""
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     error: Mapping[str, Any] = field(default_factory=dict)
     hang: float = 0.0
     cut: bool = False
+    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -136,9 +138,11 @@ def completions_server(
             if answer.status != 200:
                 error = {"error": {"message": "misbehaving", **answer.error}}
                 return self._send(answer.status, error, answer.headers)
-            return self._send(200, completion(answer, asked))
+            return self._send(200, completion(answer, asked), half=answer.half)
 
-        def _send(self, status: int, tree: Any, headers: Mapping[str, str] | None = None) -> None:
+        def _send(
+            self, status: int, tree: Any, headers: Mapping[str, str] | None = None, *, half: bool = False
+        ) -> None:
             content = tree.encode() if isinstance(tree, str) else json.dumps(tree).encode()
             with contextlib.suppress(ConnectionError):
                 self.send_response(status)
@@ -147,7 +151,8 @@ def completions_server(
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
-                self.wfile.write(content)
+                self.wfile.write(content[: len(content) // 2] if half else content)
+            self.close_connection |= half
 
         def log_message(self, format: str, *args: Any) -> None:
             pass
