@@ -30,9 +30,9 @@ class Model(Section):
     """The starting model and how it is held."""
 
     start: str | None = None
-    """The SFT model, policy-00: a folder, an s3:// URI, `hf://organisation/name[@revision]` of a hub, or `builtin:world`
-    (the demo world's own). A benchmark of a served model or of prediction files needs none; a served model's frames are
-    then not resized for any model."""
+    """The SFT model, policy-00: a folder, an s3:// URI, `hf://organisation/name[@revision]` of a hub, or
+    `builtin:world` (the demo world's own). A benchmark of a served model or of prediction files needs none; a served
+    model's frames are then not resized for any model."""
     registered_name: Name | None = None
     """Name of the registered model in MLflow; a benchmark registers nothing."""
     dtype: Literal["float32", "bfloat16"] = "float32"
