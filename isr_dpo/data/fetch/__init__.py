@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from isr_dpo.data.clips import clip_id, may_be_same
+from isr_dpo.data.clips import FRAMES_TAR, VIDEOS, clip_id, may_be_same
 from isr_dpo.data.fetch import archive, marks
+from isr_dpo.data.fetch.archive import Packed, Scattered
 from isr_dpo.data.fetch.chunks import Chunk, Opened, find_chunks
 from isr_dpo.data.fetch.marks import Mark
 from isr_dpo.data.fetch.wanted import Wanted, digest, wanted_clips
@@ -127,6 +128,8 @@ class _Fetch:
         try:
             return self._chunk(chunk)
         except (DataError, OutsideError) as error:
+            if isinstance(error, Scattered):
+                self._withdraw(error.clip)
             log.warning("fetch: %s failed: %s", chunk.name, error)
             return Outcome(chunk.name, "failed", failure=error)
         except BaseException:
@@ -143,38 +146,37 @@ class _Fetch:
             if mark and not renews:
                 if mark.complete and mark.wanted == self._digest and self._standing.issuperset(mark.clips):
                     return Outcome(chunk.name, "stands", clips=len(mark.clips))
-                if not self._left:
+                if mark.complete and not self._left:
                     return Outcome(chunk.name, "not needed", clips=len(mark.clips))
             before = mark.clips if mark and not renews else {}
             begun = Mark(place=chunk.place, identity=opened.identity, wanted=self._digest, renews=renews, clips=before)
             marks.write(self._dest, chunk, begun)
-            return self._read(chunk, opened, begun)
+            try:
+                return self._read(chunk, opened, begun)
+            except DataError:  # what it brought is not to be trusted: once it is mended, all of it is replaced
+                marks.write(self._dest, chunk, begun.model_copy(update={"renews": True}))
+                raise
 
     def _read(self, chunk: Chunk, opened: Opened, begun: Mark) -> Outcome:
         held: set[str] = set()
         stored = 0
         started = time.monotonic()
 
-        def wants(clip: str) -> bool:
-            if clip not in self._wanted:
-                return False
+        def needs(clip: str) -> bool:
             held.add(clip)
             return begun.renews or clip not in self._standing
 
-        with (
-            tempfile.TemporaryDirectory() as scratch,
-            contextlib.closing(
-                archive.clips(opened.raw, place=chunk.place, wants=wants, scratch=Path(scratch), tick=self._tick)
-            ) as packed,
-        ):
-            for clip, name, path in packed:
-                open_store(self._dest).put(path, join(self._dest, name))
+        with tempfile.TemporaryDirectory() as scratch:
+            for packed in archive.clips(
+                opened.raw,
+                place=chunk.place,
+                wanted=self._wanted,
+                needs=needs,
+                scratch=Path(scratch),
+                tick=self._tick,
+            ):
+                self._store(packed)
                 stored += 1
-                self._progress(1 if clip in self._left else 0)
-                self._standing.add(clip)
-                self._left.discard(clip)
-                if not begun.renews and not self._left:
-                    break  # the rest of the archive holds nothing for us
         # The longer path says more of which clip it is.
         named = {clip: max(begun.clips.get(clip, ""), self._wanted[clip].video, key=len) for clip in sorted(held)}
         clips = {**begun.clips, **named}
@@ -182,6 +184,19 @@ class _Fetch:
         size, seconds = opened.raw.tell(), time.monotonic() - started
         log.info("fetch: %s: %d clips stored, %.2f GB read in %.0f s", chunk.name, stored, size / 1e9, seconds)
         return Outcome(chunk.name, "read", clips=len(clips), stored=stored, read_bytes=size)
+
+    def _withdraw(self, clip: str) -> None:
+        for suffix in (FRAMES_TAR, *VIDEOS):
+            uri = join(self._dest, clip + suffix)
+            open_store(uri).delete(uri)
+        self._standing.discard(clip)
+        self._left.add(clip)
+
+    def _store(self, packed: Packed) -> None:
+        open_store(self._dest).put(packed.path, join(self._dest, packed.name))
+        self._progress(1 if packed.clip in self._left else 0)
+        self._standing.add(packed.clip)
+        self._left.discard(packed.clip)
 
     def _tick(self) -> None:
         if self._stop.is_set():

@@ -8,7 +8,7 @@ import io
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, NamedTuple
 
@@ -40,20 +40,35 @@ class Packed(NamedTuple):
     """Its content, until the next clip is asked for."""
 
 
+class Scattered(DataError):
+    """A clip lies in two places of an archive: what was packed of it is not all, or not the one."""
+
+    def __init__(self, place: str, clip: str) -> None:
+        super().__init__(f"{place}: clip {clip!r} lies in two places of the archive; no telling which is right")
+        self.clip = clip
+
+
 def clips(
-    raw: io.RawIOBase, *, place: str, wants: Callable[[str], bool], scratch: Path, tick: Callable[[], None]
-) -> Generator[Packed]:
-    """The wanted clips of a tar or tar.gz: frames that share a folder named as the clip, and video files named so.
+    raw: io.RawIOBase,
+    *,
+    place: str,
+    wanted: Container[str],
+    needs: Callable[[str], bool] = lambda clip: True,
+    scratch: Path,
+    tick: Callable[[], None] = lambda: None,
+) -> Iterator[Packed]:
+    """Those `wanted` of the clips of a tar or tar.gz: frames that share a folder named as the clip, and video files
+    named so. Only the archive's end, with its checksum, proves them undamaged: read on until there.
 
     Args:
         place: names the archive in messages.
-        wants: asked by clip id when its first frame comes.
+        needs: asked when a wanted clip comes; one that is not needed is read over.
         scratch: a folder that holds the clip in hand.
         tick: called at every member; may raise.
 
     Raises:
         DataError: no tar, a damaged one or one that is cut off; a member that is a link or a device, or leaves the
-            archive's folder; a clip whose frames lie in two places.
+            archive's folder. Scattered.
         StoreError: no space in `scratch`.
     """
     with _translated(place, scratch), contextlib.ExitStack() as opened:
@@ -64,16 +79,23 @@ def clips(
             stream = gzip.GzipFile(fileobj=buffered)
             opened.callback(stream.close)
         tar = opened.enter_context(tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member, bufsize=_BLOCK_BYTES))
-        yield from _Reader(tar, place, wants, scratch, tick).clips()
+        yield from _Reader(tar, place, wanted, needs, scratch, tick).clips()
         _check_end(tar, stream, place)
 
 
 class _Reader:
     def __init__(
-        self, tar: tarfile.TarFile, place: str, wants: Callable[[str], bool], scratch: Path, tick: Callable[[], None]
+        self,
+        tar: tarfile.TarFile,
+        place: str,
+        wanted: Container[str],
+        needs: Callable[[str], bool],
+        scratch: Path,
+        tick: Callable[[], None],
     ) -> None:
-        self._tar, self._place, self._wants, self._scratch, self._tick = tar, place, wants, scratch, tick
-        self._done: set[str] = set()
+        self._tar, self._place, self._scratch, self._tick = tar, place, scratch, tick
+        self._wanted, self._needs = wanted, needs
+        self._seen: set[str] = set()
 
     def clips(self) -> Iterator[Packed]:
         folder, packing = "", None
@@ -98,14 +120,12 @@ class _Reader:
             yield packing.finish()
 
     def _take(self, clip: str) -> bool:
-        if not self._wants(clip):
+        if clip not in self._wanted:
             return False
-        if clip in self._done:
-            raise DataError(
-                f"{self._place}: clip {clip!r} lies in two places of the archive; no telling which is right"
-            )
-        self._done.add(clip)
-        return True
+        if clip in self._seen:
+            raise Scattered(self._place, clip)
+        self._seen.add(clip)
+        return self._needs(clip)
 
     def _begin(self, clip: str) -> _Packing | None:
         return _Packing(clip, self._scratch / "clip.tar", self._place) if self._take(clip) else None

@@ -26,7 +26,8 @@ class Mark(BaseModel):
     """Digest of the clip ids that were asked for."""
     complete: bool = False
     renews: bool = False
-    """It was read although its clips stood, because it had changed: until it is complete some of them may be old."""
+    """It had changed, or was damaged: until it is complete its clips that stand may be old or damaged, and are replaced
+    as it is read."""
     clips: Mapping[str, str] = {}
     """Those that came from here: clip id -> the `video` value that wanted it."""
 

@@ -36,9 +36,7 @@ class Raw(io.RawIOBase):
 
 def unpack(content: bytes, scratch: Path, wanted: Collection[str] = ("c1", "c3")) -> dict[str, bytes]:
     """Name in the store -> content."""
-    packed = archive.clips(
-        Raw(content), place="chunk_0", wants=lambda clip: clip in wanted, scratch=scratch, tick=lambda: None
-    )
+    packed = archive.clips(Raw(content), place="chunk_0", wanted=wanted, scratch=scratch)
     return {clip.name: clip.path.read_bytes() for clip in packed}
 
 
@@ -148,8 +146,7 @@ def test_wherever_an_archive_is_cut_it_is_noticed_and_no_clip_is_less_than_whole
 
 
 def _unpack_into(found: dict[str, bytes], content: bytes, scratch: Path) -> None:
-    packed = archive.clips(Raw(content), place="chunk_0", wants=lambda _: True, scratch=scratch, tick=lambda: None)
-    for clip in packed:
+    for clip in archive.clips(Raw(content), place="chunk_0", wanted={"c0", "c1", "c2", "c3"}, scratch=scratch):
         found[clip.name] = clip.path.read_bytes()
 
 

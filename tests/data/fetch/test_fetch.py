@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import os
@@ -161,6 +162,42 @@ def test_a_clip_of_an_archive_that_breaks_off_is_stored_whole_or_not_at_all(tmp_
     fetched = fetch(str(source), dest, rows=[write_rows(tmp_path / "rows.jsonl", "c0", "c1")])
     assert states(fetched) == ["failed"]
     assert stored(dest) == ["c0.tar"]
+
+
+def test_a_chunk_whose_checksum_is_wrong_is_replaced_once_mended(tmp_path: Path) -> None:
+    """Images hardly compress: a damaged one comes out of gzip without an error, and only the end tells."""
+    source, dest = tmp_path / "source", str(tmp_path / "dest")
+    source.mkdir()
+    whole = gzip.compress(tar_of(frames_of(*range(8), count=60)), compresslevel=0)
+    damaged = bytearray(whole)
+    damaged[whole.index(b"c0/c01_0002") + 900] ^= 1
+    (source / "chunk_0.tar.gz").write_bytes(damaged)
+    rows = [write_rows(tmp_path / "rows.jsonl", "c0", "c1")]
+    fetched = fetch(str(source), dest, rows=rows)
+    assert "not a whole tar" in str(fetched.outcomes[0].failure)
+    before = read_bytes(join(dest, "c0.tar"))
+    assert states(fetch(str(source), dest, rows=rows)) == ["failed"]
+    (source / "chunk_0.tar.gz").write_bytes(whole)
+    mended = fetch(str(source), dest, rows=rows)
+    assert (states(mended), mended.outcomes[0].stored) == (["read"], 2)
+    assert read_bytes(join(dest, "c0.tar")) != before
+    assert shows(dest, "c0") == [0, 19, 39, 59]
+    assert states(fetch(str(source), dest, rows=rows)) == ["stands"]
+
+
+def test_half_a_clip_does_not_stay_where_the_other_half_lies_elsewhere_in_the_archive(tmp_path: Path) -> None:
+    source, dest = tmp_path / "source", str(tmp_path / "dest")
+    source.mkdir()
+    members = list(frames_of(0, 1).items())
+    scattered = dict([*members[:2], *members[4:], *members[2:4]])  # two frames of c0, all of c1, two more of c0
+    (source / "chunk_0.tar").write_bytes(tar_of(scattered))
+    rows = [write_rows(tmp_path / "rows.jsonl", "c0", "c1")]
+    for _ in range(2):  # also where it was stored before it was known
+        fetched = fetch(str(source), dest, rows=rows)
+        assert "clip 'c0' lies in two places" in str(fetched.outcomes[0].failure)
+        assert stored(dest) == ["c1.tar"]
+        assert fetched.missing == ("c0",)
+        write_bytes(join(dest, "c0.tar"), b"half")
 
 
 def test_a_store_that_refuses_stops_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
