@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ def costly(run: KeptRun) -> Costly:
     """Reads all of a run's; one that cannot be read is left out and named."""
     folder = join(run.uri, "analysis")
     names = sorted(name for name in open_store(run.uri).list(folder) if name.endswith(".json"))
-    found = [run.damage.around(lambda name=name: _read(join(folder, name))) for name in names]  # type: ignore[misc]
+    found = [run.damage.around(functools.partial(_read, run, join(folder, name))) for name in names]
     return Costly(
         win_rates=tuple(one for one in found if isinstance(one, WinRate)),
         claims=tuple(one for one in found if isinstance(one, Claims)),
@@ -39,7 +40,7 @@ def costly(run: KeptRun) -> Costly:
     )
 
 
-def _read(uri: str) -> Any:
+def _read(run: KeptRun, uri: str) -> Any:
     content = read_bytes(uri)
     try:
         kind = json.loads(content)["kind"]
@@ -47,4 +48,19 @@ def _read(uri: str) -> Any:
         raise DataError(f"{uri}: not the result of an analysis; delete it, or analyse again") from None
     if kind not in KINDS:
         raise DataError(f"{uri}: an analysis of kind {kind!r}, which this report does not know")
-    return from_json(KINDS[kind], content, where=uri)
+    found = from_json(KINDS[kind], content, where=uri)
+    if any(run.digest(run.answers_uri(*place)) != digest for place, digest in _answers(run, found)):
+        raise DataError(f"{uri}: made from other answers than stand now; analyse again")
+    return found
+
+
+def _answers(run: KeptRun, found: Any) -> list[tuple[tuple[int, str], str]]:
+    """Policy and set of the run's answers that a result is made from, with their digests then."""
+    if isinstance(found, Claims):
+        return [((int(policy), found.set), digest) for policy, digest in found.made_from.items()]
+    if isinstance(found, WinRate):
+        sides = {"first": found.first, "second": found.second}
+        parted = [(*key.split("/", 1), digest) for key, digest in found.made_from.items()]
+        own = [(sides[side], name, digest) for side, name, digest in parted if sides[side].uri == run.uri]
+        return [((side.policy, name), digest) for side, name, digest in own]
+    return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from isr_dpo import layout, times
 from isr_dpo.analyse import designs as context_designs
@@ -174,12 +175,13 @@ def _lines(uri: str) -> tuple[LogLine, ...]:
 
 
 def _illustrate(page: Page) -> None:
-    """Takes the frames of everything that is shown, first what a reader meets first."""
+    """Takes the frames of what is shown, a share for every run: first what is followed, then samples and flips by
+    turns."""
     for data in page.runs:
         followed = data.trajectories
-        if followed is not None:
-            wanted = [video.video for video in followed.videos] + [row.video for row in followed.questions]
-            page.pictures.show(data.run, wanted)
-    for data in page.runs:
-        page.pictures.show(data.run, (one.row.video for one in page.samples.shown if one.run is data.run))
-        page.pictures.show(data.run, (one.video for one in page.flips.questions if one.run is data.run))
+        first = [one.video for one in followed.videos] if followed is not None else []
+        first += [one.video for one in followed.questions] if followed is not None else []
+        judged = [one.row.video for one in page.samples.shown if one.run is data.run]
+        flipped = [one.video for one in page.flips.questions if one.run is data.run]
+        by_turns = [video for pair in zip_longest(flipped, judged) for video in pair if video is not None]
+        page.pictures.show(data.run, (*first, *by_turns), share=1 / len(page.runs))

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 
 from isr_dpo import layout
 from isr_dpo.analyse.claims import Claims, Examined, Piece, pieces
-from isr_dpo.analyse.trajectories import TestQuestion, VideoOverRounds
-from isr_dpo.report.data import Page
+from isr_dpo.analyse.differences import changes
+from isr_dpo.analyse.trajectories import Answer, TestQuestion, VideoOverRounds
+from isr_dpo.report.data import Page, RunData
+from isr_dpo.report.flips import Answered, Question
 from isr_dpo.report.headline import graded_by
 from isr_dpo.report.pictures import Strip
 
@@ -65,7 +67,39 @@ def videos(page: Page) -> list[FollowedVideo]:
 
 
 def questions(page: Page) -> list[FollowedQuestion]:
-    """The test questions that are followed, as `videos`."""
+    """The test questions that are followed: of those whose answers changed sides the first few of the page's choice,
+    and where there are none questions drawn by chance."""
+    flipped = [_flipped(page, one) for one in page.flips.questions if _leads(page, one)][:EXAMPLES]
+    return flipped or _drawn(page)
+
+
+def _leads(page: Page, one: Question) -> bool:
+    """Whether the question is of a leading set, and changed sides within a run."""
+    if one.set not in {data.summary.dev for data in page.runs}:
+        return False
+    return any(len({a.correct for _, a in _of_run(page, one, data) if a.correct is not None}) > 1 for data in page.runs)
+
+
+def _of_run(page: Page, one: Question, data: RunData) -> list[tuple[int, Answered]]:
+    """A run's answers by policy."""
+    pairs = zip(page.flips.systems, one.answers, strict=True)
+    return [(system.policy, answer) for system, answer in pairs if system.run is data.run and answer is not None]
+
+
+def _flipped(page: Page, one: Question) -> FollowedQuestion:
+    runs = []
+    for data in page.runs:
+        answers: list[Answer] = []
+        for policy, answer in _of_run(page, one, data):
+            marked = changes(answers[-1].text if answers else None, answer.text)
+            answers.append(Answer(policy, answer.text, len(answer.text.split()), marked, answer.correct))
+        if answers:
+            asked = TestQuestion(one.id, one.video, one.text, one.truth, "", tuple(answers))
+            runs.append((data.name, asked))
+    return FollowedQuestion(page.pictures.of(one.run, one.video), runs[0][1], tuple(runs))
+
+
+def _drawn(page: Page) -> list[FollowedQuestion]:
     made: dict[tuple[str, str, str], FollowedQuestion] = {}
     for data in page.runs:
         for one in data.trajectories.questions if data.trajectories else ():

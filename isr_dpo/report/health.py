@@ -83,19 +83,13 @@ def grader(runs: Sequence[RunData]) -> Table | None:
             group = data.name if len(runs) > 1 and place == 0 else ""
             rows.append(Row(head, (who, *_grader_cells(metrics)), group=group))
     columns = (
-        "Policy, set",
-        "Grader",
-        "Scored",
-        "Unscored",
-        "Why unscored",
-        "Bought",
-        "Cost",
-        "Tokens in",
-        "Tokens out",
+        *("Policy, set", "Grader", "Scored", "Unscored", "Why unscored", "Accuracy\nread strictly"),
+        *("As the public\nscripts read", "Bought", "Cost", "Tokens in", "Tokens out"),
     )
     note = (
-        "Unscored answers count neither as right nor as wrong. Bought: replies paid for by this evaluation; the ledger "
-        "or the packaged rules had the others, at no cost. Tokens are those of what was bought."
+        "Unscored answers count neither as right nor as wrong; the public scripts read a figure out of nearly any "
+        "reply. Bought: replies paid for by this evaluation; the ledger or the packaged rules had the others, at no "
+        "cost. Tokens are those of what was bought."
     )
     return Table("grader", "The grader by policy and set", columns, tuple(rows), note) if rows else None
 
@@ -109,6 +103,7 @@ def _grader_cells(metrics: Metrics) -> tuple[Cell, ...]:
         Cell(f"{metrics.get('scored', 0):.0f} of {metrics.get('rows', 0):.0f}"),
         Cell(f"{unscored:.0f}", tone="bad" if unscored else ""),
         Cell(said or ("not recorded" if unscored else "none"), tone="" if said else "quiet"),
+        *(Cell(percent(metrics, f"{reading}_accuracy")) for reading in ("strict", "compat")),
         Cell(f"{bought:.0f}") if "bought" in metrics else EMPTY,
         Cell(f"${metrics['cost_usd']:.2f}") if bought else EMPTY,
         Cell(number(metrics, "prompt_tokens")) if bought else EMPTY,

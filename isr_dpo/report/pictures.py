@@ -7,6 +7,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image
@@ -17,8 +18,8 @@ MAX_FRAMES = 8
 TINY_PIXELS = 96
 """Frames up to this side are shown pixel by pixel, larger ones as thumbnails."""
 THUMBNAIL_PIXELS = 160
-_TINY_COLOURS = 32
-"""Of a tiny frame: less than half the bytes of all its colours, and the same to the eye."""
+_TINY_COLOURS = 48
+"""Of a tiny frame: a third of the bytes of all its colours, none off by more than the eye can tell."""
 BUDGET_BYTES = 3_000_000
 """Of all data URIs of a page: about a hundred videos as thumbnails, four hundred of the demo world's."""
 
@@ -35,7 +36,8 @@ class Pictures:
     """The strips of a page, by a key that equal strips share. Videos that come after the budget is spent have none."""
 
     def __init__(self, *, budget_bytes: int = BUDGET_BYTES) -> None:
-        self._left = budget_bytes
+        self._budget = budget_bytes
+        self._used = 0
         self._keys: dict[tuple[str, str], str | None] = {}
         self._strips: dict[str, Strip] = {}
         self.left_out = 0
@@ -45,12 +47,17 @@ class Pictures:
     def strips(self) -> Mapping[str, Strip]:
         return self._strips
 
-    def show(self, run: KeptRun, videos: Iterable[str]) -> None:
-        """Takes in the frames of `videos`, in this order, as long as there is room."""
+    def show(self, run: KeptRun, videos: Iterable[str], *, share: float = 1.0) -> None:
+        """Takes in the frames of `videos`, in this order, as long as there is room in a share of the budget."""
         new = [video for video in dict.fromkeys(videos) if (run.uri, video) not in self._keys]
-        frames = run.frames(new) if self._left > 0 else {}
+        store = run.frames(new)
+        at_hand = set(store.videos()) if store is not None else set()
+        room = share * self._budget
         for video in new:
-            self._keys[run.uri, video] = self._kept(frames[video]) if video in frames else None
+            frames = run.damage.around(partial(store.read, video)) if store is not None and video in at_hand else None
+            before = self._used
+            self._keys[run.uri, video] = None if frames is None else self._kept(frames, room)
+            room -= self._used - before
 
     def key(self, run: KeptRun, video: str) -> str | None:
         """Of the video's strip; None where its frames are not at hand or had no room."""
@@ -60,15 +67,15 @@ class Pictures:
         key = self.key(run, video)
         return None if key is None else self._strips[key]
 
-    def _kept(self, frames: np.ndarray) -> str | None:
+    def _kept(self, frames: np.ndarray, room: float) -> str | None:
         made = strip(frames)
         key = hashlib.sha256("".join(made.uris).encode()).hexdigest()[:12]
         if key not in self._strips:
             size = sum(map(len, made.uris))
-            if size > self._left:
+            if size > room:
                 self.left_out += 1
                 return None
-            self._left -= size
+            self._used += size
             self._strips[key] = made
         return key
 
@@ -83,7 +90,8 @@ def strip(frames: np.ndarray) -> Strip:
 def _data_uri(frame: np.ndarray) -> str:
     image, buffer = Image.fromarray(frame), io.BytesIO()
     if max(image.size) <= TINY_PIXELS:
-        image.quantize(_TINY_COLOURS, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+        small = image.quantize(_TINY_COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        small.save(buffer, "PNG", optimize=True)
         kind = "png"
     else:
         image.thumbnail((THUMBNAIL_PIXELS, THUMBNAIL_PIXELS))

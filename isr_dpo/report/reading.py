@@ -3,11 +3,9 @@ that the page of a failed run stands."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TypeVar
-
-import numpy as np
 
 from isr_dpo import layout
 from isr_dpo.analyse.runs import Graded, Run
@@ -53,16 +51,15 @@ class KeptRun(Run):
     def _rows(self, uri: str, prefix: str, row_type: type[R]) -> list[R] | None:
         return self.damage.around(lambda: super(KeptRun, self)._rows(uri, prefix, row_type))
 
-    def frames(self, videos: Collection[str]) -> Mapping[str, np.ndarray]:
-        """Frames by video, uint8 [F, H, W, 3], of those at hand; only the shards that hold them are fetched."""
-        return self.damage.around(lambda: _frames(self.uri, videos)) or {}
+    def frames(self, videos: Collection[str]) -> FrameStore | None:
+        """The run's frames, those of `videos` fetched and verified; None where they are not at hand."""
+        return self.damage.around(lambda: _frames(self.uri, videos))
 
 
-def _frames(run_uri: str, videos: Collection[str]) -> dict[str, np.ndarray]:
+def _frames(run_uri: str, videos: Collection[str]) -> FrameStore | None:
     manifest = find(layout.frames(run_uri))
     if manifest is None:
-        return {}
+        return None
     store = FrameStore(files(manifest, [name for name in manifest.files if name.startswith("index-")]))
-    known = set(videos) & set(store.videos())
-    files(manifest, {store.describe(video).shard for video in known})
-    return {video: store.read(video) for video in sorted(known)}
+    files(manifest, {store.describe(video).shard for video in set(videos) & set(store.videos())})
+    return store

@@ -43,6 +43,7 @@ def html(page: Page) -> str:
         script=Markup(script),  # noqa: S704
         data=Markup(embedded.block(page)),  # noqa: S704  escaped there
         svg=Markup,
+        sentence=_sentence,
         sections=sections(page),
         recipes=[_recipe(data.recipe) for data in page.runs],
         static_samples=page.samples.shown[:STATIC_SAMPLES],
@@ -102,6 +103,11 @@ def _flips(found: flips.Flips) -> dict[str, Any]:
     moved = [(one, move) for one in found.questions if (move := one.moves(0, last))]
     first_to_last = {"flips_from": found.systems[0].label, "flips_to": found.systems[last].label}
     return {"static_flips": moved[:STATIC_FLIPS], **first_to_last}
+
+
+def _sentence(text: str) -> str:
+    """With a capital and a full stop."""
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def _recipe(recipe: Recipe) -> str:

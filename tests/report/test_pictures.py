@@ -62,3 +62,23 @@ def test_frames_that_find_no_room_are_counted(run: KeptRun) -> None:
     assert pictures.left_out == 10 - len(pictures.strips) > 0
     assert pictures.of(run, "clip-000") is not None
     assert pictures.of(run, "clip-009") is None
+
+
+def test_runs_share_the_room(run: KeptRun, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    synthetic_run.write_frames(str(other), videos=4, side=40)
+    pictures = Pictures(budget_bytes=8000)
+    second = KeptRun(str(other), run.recipe, "other")
+    for each in (run, second):
+        pictures.show(each, [f"clip-{n:03d}" for n in range(10)], share=1 / 2)
+    assert pictures.key(second, "clip-000") is not None
+    assert sum(len(uri) for one in pictures.strips.values() for uri in one.uris) <= 8000
+
+
+def test_frames_that_are_damaged_are_named(run: KeptRun) -> None:
+    shard = next(Path(run.uri, "frames").glob("frames-*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-1] + b"?")
+    pictures = Pictures()
+    pictures.show(run, ["clip-000"])
+    assert pictures.key(run, "clip-000") is None
+    assert "frames-00000.tar" in run.damage.messages[0]

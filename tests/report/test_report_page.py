@@ -97,7 +97,7 @@ def test_samples_show_frames_answers_descriptions_and_verdicts(whole_page: str) 
 def test_videos_and_questions_are_followed_over_the_iterations(whole_page: str) -> None:
     text = View(whole_page).text
     assert "round 2 a red square moves left on a plain ground, in round 2, followed by a blue disc" in text
-    assert re.search(r"policy-01 (right|wrong|unscored) a red square", text)
+    assert "policy-02 right a red square moves left home, says policy 2" in text, "one that changed sides"
     assert "Fig. 7" in text
     assert "Fig. 8" in text
 
@@ -110,6 +110,17 @@ def test_analyses_that_stand_in_the_run_are_shown(whole_page: str) -> None:
     marks = [m["class"] for m in view.all("mark")]
     assert marks.count("unsupported") == 1 + 3, "the legend, and a claim in each of three examples"
     assert "policy-03, 1 unsupported" in view.text
+
+
+def test_an_analysis_of_answers_that_have_changed_since_is_named_and_left_out(run_uri: str) -> None:
+    synthetic_run.write(run_uri)
+    synthetic_run.write_analyses(run_uri)
+    path = Path(layout.analysis(run_uri, "claims-dev"))
+    path.write_text(path.read_text().replace('"made_from": {}', '"made_from": {"1": "0000"}'))
+    text = view_of(run_uri).text
+    assert "claims-dev.json: made from other answers than stand now; analyse again" in text
+    assert "Verbosity hallucination" not in text
+    assert "whose answer is nearer the ground truth" in text
 
 
 def test_choices_stand_beside_labels_and_what_the_paper_reports(run_uri: str) -> None:
