@@ -54,13 +54,9 @@ class Ceilings(NamedTuple):
     requests: int | None
     usd: float | None
 
-    def broken_by(self, amount: Amount) -> str | None:
-        """The recipe key of a ceiling that `amount` breaks."""
-        if self.requests is not None and amount.requests > self.requests:
-            return "evaluate.max_requests"
-        if self.usd is not None and amount.usd > self.usd + _ROUNDING_USD:
-            return "evaluate.max_cost_usd"
-        return None
+    def broken_by(self, amount: Amount) -> bool:
+        too_many = self.requests is not None and amount.requests > self.requests
+        return too_many or (self.usd is not None and amount.usd > self.usd + _ROUNDING_USD)
 
 
 class Spender(BaseModel):
@@ -128,7 +124,7 @@ class Account:
         self.put(name, spent, bound)
         if self.ceilings == (None, None):
             return True
-        if self.ceilings.broken_by(total(self.spenders().values())) is None:
+        if not self.ceilings.broken_by(total(self.spenders().values())):
             return True
         self.put(name, spent, before)
         return False
@@ -200,7 +196,7 @@ class Purse:
                 others.look(self._account, without=f"{self._name}.json")
                 spent = others.bounds.plus(self._spent)
                 # Where it would fit, another has raised its bound at the same moment, and both have stepped back.
-                fits = self._account.ceilings.broken_by(spent.plus(Amount(1, usd))) is None
+                fits = not self._account.ceilings.broken_by(spent.plus(Amount(1, usd)))
                 if not fits and others.still_seconds >= (self._patience_seconds if others.may_fall else POLL_SECONDS):
                     raise over_ceiling(self._account, spent, Amount(1, usd))
                 self._changed.wait(timeout=POLL_SECONDS * (0.5 + random.random()))  # apart from another who waits
@@ -265,14 +261,12 @@ class _Others:
 
 def over_ceiling(account: Account, spent: Amount, wanted: Amount) -> BudgetSpent:
     """What to say where `wanted` on top of `spent` breaks a ceiling."""
-    key = account.ceilings.broken_by(spent.plus(wanted)) or "a ceiling"
-    limit = account.ceilings.requests if key == "evaluate.max_requests" else account.ceilings.usd
-    shown = f"{limit}" if key == "evaluate.max_requests" else f"{limit or 0:g} dollars"
-    what = "the next grade" if wanted.requests == 1 else f"{wanted.requests} grades"
-    return BudgetSpent(
-        f"{key} ({shown}) is reached: this run has spent {spent.usd:.4f} dollars in {spent.requests} requests "
-        f"({account.uri}), {what} may cost {wanted.usd:.4f} dollars more; raise {key} and run again"
-    )
+    requests, usd = account.ceilings
+    if requests is not None and spent.requests + wanted.requests > requests:
+        said = f"evaluate.max_requests is {requests}, and this run has sent {spent.requests} ({account.uri})"
+        return BudgetSpent(f"{said}: raise it and run again")
+    said = f"evaluate.max_cost_usd is {usd or 0:g}, and this run has spent {spent.usd:.4f} dollars ({account.uri})"
+    return BudgetSpent(f"{said}; the next grade may cost {wanted.usd:.4f}: raise it and run again")
 
 
 def _alive(pid: int) -> bool:

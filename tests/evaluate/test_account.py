@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from isr_dpo import layout
-from isr_dpo.config import Evaluate
+from isr_dpo.config import SECTIONS, Evaluate, Recipe
 from isr_dpo.errors import BudgetSpent, CorruptOutput
 from isr_dpo.evaluate import account
 from isr_dpo.evaluate.account import NOTHING, Account, Amount, Ceilings, Purse, total
@@ -36,9 +36,8 @@ def test_a_ceiling_on_requests_holds_and_what_was_bought_is_kept(tmp_path: Path)
             grader(server.url, run, max_requests=7).grade(PROTOCOL, tasks(20))
         assert len(server.requests) == 7
         said = str(caught.value)
-        assert "evaluate.max_requests (7) is reached: this run has spent 0.0000 dollars in 7 requests" in said
-        assert "13 of 20 answers remain ungraded; the 7 bought now stand in" in said
-        assert "raise evaluate.max_requests and run again" in said
+        assert "evaluate.max_requests is 7, and this run has sent 7 " in said
+        assert "raise it and run again. 13 of 20 answers remain ungraded; the 7 bought now stand in" in said
         assert not caught.value.retry
         assert len(entries(run)) == 7
 
@@ -74,7 +73,9 @@ def test_a_ceiling_on_money_holds_at_the_worst_each_request_can_cost(tmp_path: P
     actual = 600 * 2e-6 + 100 * 8e-6
     ceiling = 4 * worst
     with grader_server(scripted(Answer(usage=(600, 100)))) as server:
-        with pytest.raises(BudgetSpent, match="max_cost_usd") as caught:
+        with pytest.raises(
+            BudgetSpent, match=r"max_cost_usd is 0\.\d+, and this run has spent 0\.\d+ dollars"
+        ) as caught:
             grader(server.url, run, max_cost_usd=ceiling, **PRICES).grade(PROTOCOL, tasks(20))
         bought = len(server.requests)
         # another one would fit only if it cost less than it may
@@ -216,3 +217,21 @@ def test_a_damaged_account_stops_a_run_with_ceilings(tmp_path: Path) -> None:
 def test_a_ceiling_that_cannot_hold_is_refused_by_name(keys: dict[str, Any], said: str) -> None:
     with pytest.raises(ValidationError, match=said):
         Evaluate.model_validate(keys)
+
+
+def test_raising_a_ceiling_leaves_finished_work_standing() -> None:
+    def section(**changes: Any) -> dict[str, Any]:
+        recipe = Recipe.model_validate(
+            {
+                "name": "x",
+                "iterations": 0,
+                "data": {"sets": {"dev": "dev.qa.jsonl"}},
+                "answer": {"predictions": {"dev": "p.jsonl"}},
+                "evaluate": changes,
+            }
+        )
+        return recipe.section(SECTIONS["evaluate"])
+
+    ceilings = {"max_requests": 9, "max_cost_usd": 9, "ledger": "x", "batch": True, "batch_hours": 1, **PRICES}
+    assert section(**ceilings) == section()
+    assert section(temperature=1.0) != section()

@@ -170,7 +170,7 @@ def test_a_killed_run_spends_no_more_than_its_ceiling(answered: Path, tmp_path: 
         process = runs._process
         assert process is not None
         assert process.wait(timeout=120) != 0
-        assert "evaluate.max_requests (30) is reached" in runs.log
+        assert "evaluate.max_requests is 30, and this run has sent " in runs.log
         assert ceiling - 2 * 2 * CONCURRENCY <= len(server.requests) <= ceiling
 
 
