@@ -40,7 +40,16 @@ class Interval(NamedTuple):
     clusters: int
 
     def within(self, low: float, high: float) -> Interval:
-        """The interval cut to the range that the mean can have at all."""
+        """The interval cut to the range that the values can have at all.
+
+        Where all of them are at its end, residuals say nothing: a mean m puts all G clusters at the upper end with a
+        probability of at most ((m - low) / (high - low))^G, which bounds m (Clopper and Pearson 1934 for a share).
+        """
+        reach = (high - low) * (1 - ((1 - LEVEL) / 2) ** (1 / self.clusters))
+        if self.mean == high:
+            return self._replace(low=high - reach, high=high)
+        if self.mean == low:
+            return self._replace(low=low, high=low + reach)
         return self._replace(low=max(self.low, low), high=min(self.high, high))
 
 

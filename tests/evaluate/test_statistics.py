@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from isr_dpo.evaluate.statistics import clustered_mean, paired_difference
 
@@ -70,6 +71,17 @@ def test_one_cluster_knows_nothing_about_the_spread() -> None:
     interval = clustered_mean([1.0, 0.0], ["a", "a"])
     assert (interval.low, interval.high) == (-math.inf, math.inf)
     assert interval.within(0, 1)[:3] == (0.5, 0, 1)
+
+
+def test_answers_that_are_all_right_leave_room_for_doubt() -> None:
+    """scipy's exact interval of 20 successes in 20 trials is the independent statement."""
+    exact = scipy.stats.binomtest(20, 20).proportion_ci(0.95)
+    videos = [str(number // 3) for number in range(60)]  # 20 of them, three questions each
+    right = clustered_mean([1.0] * 60, videos).within(0, 1)
+    assert right[:3] == pytest.approx((1.0, exact.low, 1.0), abs=1e-12)
+    wrong = clustered_mean([0.0] * 60, videos).within(0, 1)
+    assert wrong[:3] == pytest.approx((0.0, 0.0, 1 - exact.low), abs=1e-12)
+    assert clustered_mean([5.0] * 60, videos).within(1, 5).low == pytest.approx(1 + 4 * exact.low, abs=1e-12)
 
 
 def by_id(values: Iterable[float]) -> dict[str, float]:
