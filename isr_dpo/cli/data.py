@@ -130,7 +130,7 @@ def _check(options: argparse.Namespace) -> None:
     from isr_dpo.stores import write_bytes
 
     recipe = config.load(options.recipe)
-    found = check_data(recipe.data, dev=recipe.evaluate.dev)
+    found = check_data(recipe)
     for file in found.files:
         kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(file.kinds.items()))
         print(f"{file.key}: {file.rows} rows, {file.videos} videos: {kinds}")

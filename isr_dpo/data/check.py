@@ -41,21 +41,25 @@ class Check:
     other set; pairs without any are left out."""
 
 
-def check_data(data: config.Data, *, dev: str) -> Check:
-    """Reads all rows, looks every video up, opens none; `dev` names the set that selects.
+def check_data(recipe: config.Recipe) -> Check:
+    """Reads all rows, with captions where the protocol needs them; looks every video up, opens none.
 
     Raises:
         DataError: as `read_sources` does.
     """
-    sources = read_sources(data)
+    captioned = [name for name in recipe.data.sets if recipe.protocol(name) == "caption"]
+    sources = read_sources(recipe.data, captioned=captioned)
     videos = {f"data.sets.{name}": [row.video for row in rows] for name, rows in sources.sets.items()}
-    if data.train is not None:
+    if recipe.data.train is not None:
         videos = {"data.train": [question.video for question in sources.questions], **videos}
     return Check(
         files=tuple(Checked(key, len(each), _kinds(sources, each)) for key, each in videos.items()),
         missing={video: at for video, at in sources.videos.items() if sources.identities[video] is None},
         videos=len(sources.videos),
-        shared=_shared({key: {clip_id(video) for video in each} for key, each in videos.items()}, f"data.sets.{dev}"),
+        shared=_shared(
+            {key: {clip_id(video) for video in each} for key, each in videos.items()},
+            f"data.sets.{recipe.evaluate.dev}",
+        ),
     )
 
 
