@@ -52,14 +52,12 @@ def check_data(recipe: config.Recipe) -> Check:
     videos = {f"data.sets.{name}": [row.video for row in rows] for name, rows in sources.sets.items()}
     if recipe.data.train is not None:
         videos = {"data.train": [question.video for question in sources.questions], **videos}
+    clips = {key: {clip_id(video) for video in each} for key, each in videos.items()}
     return Check(
         files=tuple(Checked(key, len(each), _kinds(sources, each)) for key, each in videos.items()),
         missing={video: at for video, at in sources.videos.items() if sources.identities[video] is None},
         videos=len(sources.videos),
-        shared=_shared(
-            {key: {clip_id(video) for video in each} for key, each in videos.items()},
-            f"data.sets.{recipe.evaluate.dev}",
-        ),
+        shared=_shared(clips, f"data.sets.{recipe.evaluate.dev}"),
     )
 
 
