@@ -119,6 +119,19 @@ def test_in_kfps_namespace_only_pods_of_ours_are_bound(name: str) -> None:
     assert {source: reach for source, reach in reached.items() if source in same} == same
 
 
+@pytest.mark.parametrize("name", ["own namespace", "own namespace, proxy", "prod"])
+def test_what_is_near_an_allowed_target_is_not_allowed(name: str) -> None:
+    """Another port, another protocol, another pod beside it; among the nodes of a TrainJob every port is allowed."""
+    policies = list(of_kind(built(name), "NetworkPolicy").values())
+    for target, (peer, port, protocol) in targets("isr-dpo").items():
+        near: list[tuple[Peer, int, str]] = [(peer, port + 100, protocol), (peer, port, "SCTP")]
+        if isinstance(peer, Pod):
+            near.append((Pod(peer.namespace, {"app": "other"}), port, protocol))
+        for source, pod in actors("isr-dpo").items():
+            if target != "TrainJob":
+                assert not [where for where in near if may_connect(policies, pod, *where)], f"{source}, near {target}"
+
+
 ROWS: dict[str, tuple[str, str]] = {
     "dns": ("step engine", "DNS"),
     "run-to-kfp": ("driver", "KFP's metadata"),
