@@ -16,9 +16,11 @@ examples:
   isr-dpo ask CLIP.mp4 "what colour is the object ?" --model models:/isr-dpo-smoke@challenger
   isr-dpo report runs/demo                          write the report page again
   isr-dpo score answers.jsonl --rows msvd.qa.jsonl --out runs/msvd      score any system's predictions
+  isr-dpo compare runs/demo:1 runs/demo:3           is policy-03 better than policy-01, question by question?
   isr-dpo promote isr-dpo-smoke --dry-run           would the challenger become champion?
 
 A whole run is started with: python -m pipelines run RECIPE --run-uri URI
+A benchmark of any model:    python -m pipelines evaluate RECIPE --model URI --run-uri URI
 """
 
 
