@@ -42,7 +42,6 @@ RUN = {
     ("", "resourcequotas", "isr-dpo", "get"),
     *(("trainer.kubeflow.org", "trainjobs", "*", verb) for verb in ("create", "get", "list", "watch", "delete")),
     ("", "pods", "*", "list"),
-    ("", "pods", "*", "watch"),
     ("", "pods/log", "*", "get"),
 }
 ROLLOUT = {("apps", "deployments", "isr-dpo-serving", verb) for verb in ("get", "patch")}
