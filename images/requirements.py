@@ -1,4 +1,4 @@
-"""Prints what extras of the project need, a requirement a line: `python3 requirements.py pyproject.toml train,tracking`.
+"""Prints what extras of the project need, a requirement a line: `python3 requirements.py pyproject.toml train,vllm`.
 
 An image installs these before the project itself, so that a change of our code leaves their layer standing.
 """
