@@ -43,7 +43,7 @@ _STYLE = {
     "lines.markersize": 5,
 }
 _LABEL_CHARACTERS = 36
-WIDE, NARROW = (4.6, 2.55), (3.4, 2.3)
+WIDE, NARROW = (4.2, 2.4), (3.4, 2.3)
 """Inches, of figures that stand two and three abreast: so that their letters come out alike."""
 
 

@@ -84,7 +84,7 @@ def grader(runs: Sequence[RunData]) -> Table | None:
             rows.append(Row(head, (who, *_grader_cells(metrics)), group=group))
     columns = (
         *("Policy, set", "Grader", "Scored", "Unscored", "Why unscored", "Accuracy\nread strictly"),
-        *("As the public\nscripts read", "Bought", "Cost", "Tokens in", "Tokens out"),
+        *("As the public\nscripts read", "Bought", "Cost", "Tokens"),
     )
     note = (
         "Unscored answers count neither as right nor as wrong; the public scripts read a figure out of nearly any "
@@ -106,8 +106,7 @@ def _grader_cells(metrics: Metrics) -> tuple[Cell, ...]:
         *(Cell(percent(metrics, f"{reading}_accuracy")) for reading in ("strict", "compat")),
         Cell(f"{bought:.0f}") if "bought" in metrics else EMPTY,
         Cell(f"${metrics['cost_usd']:.2f}") if bought else EMPTY,
-        Cell(number(metrics, "prompt_tokens")) if bought else EMPTY,
-        Cell(number(metrics, "completion_tokens")) if bought else EMPTY,
+        Cell(number(metrics, "prompt_tokens"), f"and {number(metrics, 'completion_tokens')} out") if bought else EMPTY,
     )
 
 

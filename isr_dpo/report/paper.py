@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from isr_dpo import layout
@@ -56,14 +56,14 @@ def _bounds(value: Estimate) -> str:
     return "" if value.low is None or value.high is None else f"{value.low:.1f}–{value.high:.1f}"
 
 
-def designs(found: Designs) -> Table | None:
+def designs(found: Designs, judges: Mapping[str, str]) -> Table | None:
     """Context designs side by side: figures, and gains over self-rewarding (Table 5, ours). None where nothing is
-    graded."""
+    graded. `judges` says by run who judged."""
     names = sorted({one.set for design in found.designs for one in design.sets})
-    rows = [_design(design, names) for design in found.designs if design.sets]
+    rows = [_design(design, names, judges.get(design.run, "")) for design in found.designs if design.sets]
     if not rows:
         return None
-    columns = ("Run", *(column for name in names for column in (f"{name}\naccuracy", f"{name}\nover none")))
+    columns = ("Run", "Grader", *(column for name in names for column in (f"{name}\naccuracy", f"{name}\nover none")))
     note = (
         f"At {layout.policy_name(found.policy)}. Over none: percentage points above the run without descriptions "
         "(self-rewarding), paired on the same questions, with 95 % intervals. " + ". ".join(found.notes)
@@ -71,15 +71,17 @@ def designs(found: Designs) -> Table | None:
     return Table("designs", "Context designs side by side", columns, tuple(rows), note.strip())
 
 
-def _design(design: Design, names: Sequence[str]) -> Row:
+def _design(design: Design, names: Sequence[str], judge: str) -> Row:
     by_set = {one.set: one for one in design.sets}
     cells = [cell for name in names for cell in _design_cells(by_set.get(name))]
-    return Row(Cell(design.run, f"context: {design.context}"), tuple(cells))
+    control = f", judge: {judge}" if judge not in ("", "self") else ""
+    graders = Cell(" and ".join(dict.fromkeys(one.grader for one in design.sets)))
+    return Row(Cell(design.run, f"context: {design.context or 'none, a benchmark'}{control}"), (graders, *cells))
 
 
 def _design_cells(one: DesignSet | None) -> tuple[Cell, Cell]:
     if one is None or one.accuracy is None:
         return EMPTY, EMPTY
     accuracy = one.accuracy.scaled(100)
-    sub = f"{_bounds(accuracy)}; {one.unscored} of {one.rows} unscored; {one.grader}"
+    sub = f"{_bounds(accuracy)}; {one.unscored} of {one.rows} unscored"
     return Cell(f"{accuracy.value:.1f} %", sub), difference(one.accuracy_gain, digits=1, scale=100)

@@ -80,14 +80,19 @@ def _versus(page: Page) -> Iterator[Section]:
 
 
 def _judge(page: Page) -> Section:
-    notes = dict.fromkeys(health.judge_note(data.recipe.judge) for data in page.runs)
+    trained = [data for data in page.runs if not data.recipe.is_benchmark]
+    notes = [health.judge_note(data.recipe.judge) for data in trained]
+    if len(set(notes)) > 1:
+        notes = [f"{data.name}: {note}" for data, note in zip(trained, notes, strict=True)]
     folds = _fold("The judge by round, with its guards", health.judge(page.runs), open_=True)
     found = [one for data in page.runs for one in data.costly.agreements]
     for number, one in enumerate(found):
         folds += _fold(
             f"Choices beside labels, round {one.round}", agreement.table(one, f"agreement-{number}"), open_=True
         )
-    return Section("judge", "Judge", "Health of the judge", " ".join(notes), judge.figures(page.runs), folds)
+    return Section(
+        "judge", "Judge", "Health of the judge", " ".join(dict.fromkeys(notes)), judge.figures(page.runs), folds
+    )
 
 
 def _grader(page: Page) -> Section:
@@ -139,7 +144,8 @@ def _time(page: Page) -> Iterator[Section]:
 def _paper(page: Page) -> Iterator[Section]:
     found = [paper.table(one) for one in page.paper]
     folds = [Fold(one.title, one.table, open=one.ours) for one in found]
-    designs = None if page.designs is None else paper.designs(page.designs)
+    judges = {data.name: data.recipe.judge.by for data in page.runs}
+    designs = None if page.designs is None else paper.designs(page.designs, judges)
     if designs is not None:
         folds.insert(0, Fold("Context designs of these runs", designs, open=True))
     ours = sum(one.ours for one in found)

@@ -111,7 +111,7 @@ def test_a_figure_beyond_its_guard_is_toned(whole_run: str) -> None:
 def test_the_grader_s_table_says_why_answers_are_unscored_and_what_replies_cost(run_uri: str) -> None:
     synthetic_run.write_evaluation(run_uri, 1, grader="gpt-4o-mini", model="gpt-4o-mini")
     assert lines(health.grader([data_of(run_uri)]))[0] == (
-        "policy-01 dev gpt-4o-mini caption protocol 39 of 40 1 unreadable 1 52.5 % 52.5 % 40 $0.40 4,000 400"
+        "policy-01 dev gpt-4o-mini caption protocol 39 of 40 1 unreadable 1 52.5 % 52.5 % 40 $0.40 4,000 and 400 out"
     )
 
 
