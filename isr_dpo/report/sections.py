@@ -80,24 +80,27 @@ def _versus(page: Page) -> Iterator[Section]:
 
 
 def _judge(page: Page) -> Section:
-    trained = [data for data in page.runs if not data.recipe.is_benchmark]
-    notes = [health.judge_note(data.recipe.judge) for data in trained]
-    if len(set(notes)) > 1:
-        notes = [f"{data.name}: {note}" for data, note in zip(trained, notes, strict=True)]
+    said: dict[str, list[str]] = {}
+    for data in page.runs:
+        if not data.recipe.is_benchmark:
+            said.setdefault(health.judge_note(data.recipe.judge), []).append(data.name)
+    notes = [*said] if len(said) == 1 else [f"{', '.join(names)}: {note}" for note, names in said.items()]
     folds = _fold("The judge by round, with its guards", health.judge(page.runs), open_=True)
     found = [one for data in page.runs for one in data.costly.agreements]
     for number, one in enumerate(found):
         folds += _fold(
             f"Choices beside labels, round {one.round}", agreement.table(one, f"agreement-{number}"), open_=True
         )
-    return Section(
-        "judge", "Judge", "Health of the judge", " ".join(dict.fromkeys(notes)), judge.figures(page.runs), folds
-    )
+    return Section("judge", "Judge", "Health of the judge", " ".join(notes), judge.figures(page.runs), folds)
 
 
 def _grader(page: Page) -> Section:
     waiting = [f"{_of(page.runs, data)}{place}" for data in page.runs for place in data.pending]
     note = "The grader is the outside model, or the packaged rules, that scores answers against the ground truth."
+    graded = [metrics for data in page.runs for p in data.summary.policies for metrics in p.evaluation.values()]
+    if graded:
+        unscored, rows = (sum(metrics.get(key, 0.0) for metrics in graded) for key in ("unscored", "rows"))
+        note += f" Of {rows:,.0f} answers that were graded {unscored:,.0f} are unscored."
     for data in page.runs:
         if data.spent.requests:
             note += (
