@@ -169,6 +169,22 @@ def finished_steps(recipe: Recipe, *, run_uri: str) -> set[tuple[str, int]]:
     return {(r.data.tags[PREFIX + "step"], int(r.data.tags[PREFIX + "index"])) for r in runs}
 
 
+def parent_id(recipe: Recipe, *, run_uri: str) -> str | None:
+    """The id of the parent run; None where nothing is tracked of this run yet. Raises OutsideError."""
+    if injected := os.environ.get("MLFLOW_RUN_ID"):
+        return injected
+    uri = tracking_uri(recipe)
+    client = open_client(uri)
+    with translated(uri):
+        experiment = client.get_experiment_by_name(recipe.tracking.experiment)
+        if experiment is None:
+            return None
+        wanted = f"tags.`{PREFIX}run_key` = '{_key(recipe, run_uri)}'"
+        order = ["attributes.start_time ASC"]
+        runs = client.search_runs([experiment.experiment_id], wanted, order_by=order, max_results=1)
+    return str(runs[0].info.run_id) if runs else None
+
+
 def run_name(step: str, index: int) -> str:
     """`generate round-01`, `answer policy-02`, `prepare`."""
     if step in _ROUND_STEPS:

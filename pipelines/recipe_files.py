@@ -1,11 +1,14 @@
-"""Recipes by path, or by the name of one that lies in `pipelines/recipes`."""
+"""Recipes by path, by the name of one that lies in `pipelines/recipes`, or by the URI of a run that was made by one."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from isr_dpo import config
 from isr_dpo.config import Recipe
 from isr_dpo.errors import RecipeError
+from isr_dpo.layout import run_file
+from isr_dpo.stores import Missing, read_bytes
 
 FOLDER = Path(__file__).parent / "recipes"
 
@@ -14,12 +17,19 @@ def load(name_or_path: str, *, changes: Sequence[str] = ()) -> Recipe:
     """The recipe with `changes` (`key=value`) made to it, validated.
 
     Raises:
-        RecipeError: neither a file nor a packaged name, or the recipe says something impossible.
+        RecipeError: neither a file, a packaged name nor a run, or the recipe says something impossible.
+        OutsideError: the run's store is away.
     """
     packaged = FOLDER / f"{name_or_path}.yaml"
     if "/" not in name_or_path and packaged.is_file():
         return config.load(packaged, changes=changes)
-    if not Path(name_or_path).is_file():
+    if Path(name_or_path).is_file():
+        return config.load(name_or_path, changes=changes)
+    try:
+        of_run = json.loads(read_bytes(run_file(name_or_path)))["recipe"]
+    except Missing:
         names = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
-        raise RecipeError(f"recipe {name_or_path!r}: no such file, nor a packaged recipe ({names})")
-    return config.load(name_or_path, changes=changes)
+        raise RecipeError(
+            f"recipe {name_or_path!r}: no such file, nor a packaged recipe ({names}), nor a run's URI"
+        ) from None
+    return config.parse(json.dumps(of_run), where=run_file(name_or_path), changes=changes)

@@ -58,7 +58,7 @@ def answer_sets(
 
 def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
     """Makes the policy a version of the registered model; the run's best by dev accuracy becomes `challenger`."""
-    from isr_dpo import registry
+    from isr_dpo import registry, tracking
 
     if recipe.is_benchmark:
         raise RecipeError(f"{recipe.name} is a benchmark (iterations: 0): it has trained no policy to register")
@@ -77,8 +77,9 @@ def register_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> S
         grader=_grader_name(dev),
         dev_accuracy=metrics.get("accuracy"),
         metrics=metrics,
+        code_version=policy.code_version,
     )
-    made = registry.register(recipe, candidate)
+    made = registry.register(recipe, candidate, tracking_run_id=tracking.parent_id(recipe, run_uri=run_uri))
     best = ", the best of this run so far: challenger" if made.best else ""
     log.info("%s is version %s of %s%s", layout.policy_name(index), made.version, made.name, best)
     return StepResult(policy, {"version": float(made.version), "best": float(made.best)}, reused=False)

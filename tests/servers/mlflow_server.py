@@ -44,15 +44,21 @@ def fresh_database(folder: Path) -> str:
 
 
 @functools.cache
-def shared_server() -> str:
-    """The address of an `mlflow server` that lives as long as the test session. Tests share it: name things apart."""
-    folder = _scratch() / "server"
+def shared_server(database: str | None = None) -> str:
+    """The address of an `mlflow server` on `database`, or on one of SQLite, that lives as long as the test session.
+    Tests share it: name things apart."""
+    folder = _scratch() / ("server" if database is None else "server-on-another-database")
     folder.mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", fresh_database(folder), "--artifacts-destination", str(folder / "artifacts")]
+    command += [
+        "--backend-store-uri",
+        database or fresh_database(folder),
+        "--artifacts-destination",
+        str(folder / "artifacts"),
+    ]
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MLFLOW_")} | quiet
     with (folder / "log.txt").open("wb") as log:

@@ -1,20 +1,20 @@
+"""Policies become versions, with tags and a card; the best of a run is its challenger; what is registered loads."""
+
 from __future__ import annotations
 
-import secrets
 import sys
 import types
-import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from isr_dpo import mlflow_client, pyfunc, registry
+from isr_dpo import mlflow_client, pyfunc, registry, tracking
 from isr_dpo.config import Recipe
-from isr_dpo.errors import GuardTripped, RecipeError
+from isr_dpo.errors import RecipeError
 from isr_dpo.registry import Candidate
-from tests.servers.mlflow_server import fresh_database, shared_server
+from tests.servers.mlflow_server import fresh_database
 
 
 def recipe_at(uri: str, name: str = "m") -> Recipe:
@@ -64,7 +64,8 @@ def candidate(index: int, accuracy: float | None, **changes: object) -> Candidat
         dev_digest="dev",
         grader="rule-based",
         dev_accuracy=accuracy,
-        metrics={} if accuracy is None else {"dev/accuracy": accuracy},
+        metrics={} if accuracy is None else {"accuracy": accuracy},
+        code_version="0.1.0+c0ffee",
     )
     return replace(made, **changes)  # type: ignore[arg-type]
 
@@ -101,9 +102,53 @@ def test_registering_again_adds_no_version_and_takes_in_a_late_evaluation(uri: s
     assert (again.version, again.best) == ("1", True)
     (version,) = mlflow_client.open_client(uri).search_model_versions("name = 'm'")
     assert version.tags["isr_dpo.dev_accuracy"] == "0.4"
-    assert version.tags["isr_dpo.metric.dev/accuracy"] == "0.4"
+    assert version.tags["isr_dpo.metric.accuracy"] == "0.4"
     assert version.tags["isr_dpo.recipe_digest"] == recipe.digest()
     assert version.source == str(Path("runs/a/policy-01").absolute())
+
+
+def test_a_version_says_where_it_comes_from(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = recipe_at(uri)
+    registry.register(recipe, candidate(2, 0.5))
+    client = mlflow_client.open_client(uri)
+    tags = client.get_model_version("m", "1").tags
+    assert "isr_dpo.image" not in tags
+    monkeypatch.setenv("ISR_DPO_IMAGE", "registry.example/isr-dpo-cpu@sha256:12ab")
+    registry.register(recipe, candidate(2, 0.5))
+    tags = {key.removeprefix("isr_dpo."): value for key, value in client.get_model_version("m", "1").tags.items()}
+    assert tags["run_uri"] == str(Path("runs/a").absolute()), "the same from wherever it is promoted"
+    expected = {
+        "policy": "2",
+        "round": "1",
+        "recipe": "small",
+        "recipe_digest": recipe.digest(),
+        "dataset_digest": "data",
+        "dev_digest": "dev",
+        "grader": "rule-based",
+        "code_version": "0.1.0+c0ffee",
+        "image": "registry.example/isr-dpo-cpu@sha256:12ab",
+        "metric.accuracy": "0.5",
+    }
+    assert {key: tags.get(key) for key in expected} == expected
+
+
+def test_the_card_takes_a_late_evaluation_in(uri: str) -> None:
+    client = mlflow_client.open_client(uri)
+    registry.register(recipe_at(uri), candidate(1, None))
+    assert "evaluation is pending" in client.get_model_version("m", "1").description
+    registry.register(recipe_at(uri), candidate(1, 0.25))
+    assert "25.0 %" in client.get_model_version("m", "1").description
+
+
+def test_a_version_points_at_the_mlflow_run_of_its_training(uri: str) -> None:
+    recipe = recipe_at(uri)
+    assert tracking.parent_id(recipe, run_uri="runs/a") is None
+    with tracking.step_run(recipe, run_uri="runs/a", run_id="x", step="train", index=0) as run:
+        parent = run.parent_id
+    assert tracking.parent_id(recipe, run_uri="runs/a") == parent
+    assert tracking.parent_id(recipe, run_uri="runs/b") is None
+    registry.register(recipe, candidate(1, 0.5), tracking_run_id=parent)
+    assert mlflow_client.open_client(uri).get_model_version("m", "1").run_id == parent
 
 
 def test_another_runs_policy_of_equal_bytes_is_a_version_of_its_own(uri: str) -> None:
@@ -114,61 +159,6 @@ def test_another_runs_policy_of_equal_bytes_is_a_version_of_its_own(uri: str) ->
     assert best_versions(uri) == ["2", "1"]
 
 
-def test_promotion_keeps_the_former_champion_and_rollback_brings_it_back(uri: str) -> None:
-    recipe = recipe_at(uri)
-    registry.register(recipe, candidate(1, 0.5))
-    first = registry.promote("m", uri=uri)
-    assert (first.champion, first.previous, first.done) == ("1", None, True)
-    with pytest.raises(RecipeError, match="no previous champion"):
-        registry.rollback("m", uri=uri)
-
-    registry.register(recipe, candidate(2, 0.7))
-    assert not registry.promote("m", uri=uri, dry_run=True).done
-    assert alias(uri, "champion") == "1"
-    second = registry.promote("m", uri=uri)
-    assert (second.champion, second.previous) == ("2", "1")
-    assert (alias(uri, "champion"), alias(uri, "previous")) == ("2", "1")
-    assert not registry.promote("m", uri=uri).done, "it is the champion already"
-    assert alias(uri, "previous") == "1"
-
-    assert not registry.rollback("m", uri=uri, dry_run=True).done
-    assert alias(uri, "champion") == "2"
-    registry.rollback("m", uri=uri)
-    assert (alias(uri, "champion"), alias(uri, "previous")) == ("1", "2")
-
-
-@pytest.mark.parametrize(
-    ("second", "reason"),
-    [
-        (candidate(2, 0.4), r"0\.4000.*0\.5000"),
-        (candidate(2, None), "evaluation on the dev set is missing"),
-        (candidate(2, 0.9, grader="gpt-4o-mini"), "different graders: gpt-4o-mini and rule-based"),
-        (candidate(2, 0.9, dev_digest="other"), "different dev sets"),
-    ],
-    ids=["worse", "ungraded", "other grader", "other questions"],
-)
-def test_a_worse_or_incomparable_version_is_promoted_by_force_only(uri: str, second: Candidate, reason: str) -> None:
-    recipe = recipe_at(uri)
-    registry.register(recipe, candidate(1, 0.5))
-    registry.promote("m", uri=uri)
-    registry.register(recipe, second)
-    with pytest.raises(GuardTripped, match=reason):
-        registry.promote("m", uri=uri, version="2")
-    assert alias(uri, "champion") == "1"
-    assert registry.promote("m", uri=uri, version="2", force=True).done
-    assert alias(uri, "champion") == "2"
-
-
-def test_unknown_names_are_named(uri: str) -> None:
-    with pytest.raises(RecipeError, match="no registered model 'm'"):
-        registry.promote("m", uri=uri)
-    registry.register(recipe_at(uri), candidate(1, None))
-    with pytest.raises(RecipeError, match=r"no alias 'challenger'; it has none"):
-        registry.promote("m", uri=uri)
-    with pytest.raises(RecipeError, match="no version 7 of 'm'"):
-        registry.promote("m", uri=uri, version="7")
-
-
 def test_a_registered_model_is_found_by_alias_or_version(uri: str) -> None:
     registry.register(recipe_at(uri), candidate(1, 0.5, uri="s3://bucket/run/policy-01"))
     assert registry.source_of("models:/m@challenger", uri=uri) == "s3://bucket/run/policy-01"
@@ -176,12 +166,6 @@ def test_a_registered_model_is_found_by_alias_or_version(uri: str) -> None:
     for wrong in ("models:/m", "models:/m@nobody", "models:/other@challenger", "models:/m/2", "models:/m@a/b"):
         with pytest.raises(RecipeError, match="m"):
             registry.source_of(wrong, uri=uri)
-
-
-def test_looking_for_a_model_makes_no_database(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no MLflow database .*typo\.db"):
-        registry.promote("m", uri=f"sqlite:///{tmp_path}/typo.db")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_local_policy_is_refused_for_a_server_before_anything_is_sent() -> None:
@@ -216,35 +200,3 @@ def test_a_registered_policy_loads_by_alias_and_answers(uri: str, tmp_path: Path
     assert model.predict(asked[0]) == answers[:1]
     with pytest.raises(loading.MlflowException, match="question"):
         model.predict({"video": "a.mp4"})
-
-
-def test_a_real_server_takes_an_s3_policy_and_it_loads_from_there(
-    loading: types.ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    storage = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    storage.start()
-    try:
-        endpoint = "http://{}:{}".format(*storage.get_host_and_port())
-        names = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        keys = {**{name: secrets.token_hex(16) for name in names}, "AWS_DEFAULT_REGION": "us-east-1"}
-        for key, value in {**keys, "MLFLOW_S3_ENDPOINT_URL": endpoint}.items():
-            monkeypatch.setenv(key, value)
-        s3 = boto3.client("s3", endpoint_url=endpoint)
-        s3.create_bucket(Bucket="bucket")
-        for key, content in (("MLmodel", pyfunc.mlmodel_file()), ("weights", b"w3")):
-            s3.put_object(Bucket="bucket", Key=f"run/policy-01/{key}", Body=content)
-
-        url, name = shared_server(), f"m-{uuid.uuid4().hex[:8]}"
-        made = candidate(1, 0.5, run_uri="s3://bucket/run", uri="s3://bucket/run/policy-01")
-        for _ in range(2):
-            assert registry.register(recipe_at(url, name), made).version == "1"
-        assert registry.promote(name, uri=url).champion == "1"
-        loading.set_tracking_uri(url)
-        loading.set_registry_uri(url)
-        model = loading.pyfunc.load_model(f"models:/{name}@champion")
-        assert model.predict({"video": "a.mp4", "question": "what?"}) == ["w3 a.mp4 what?"]
-    finally:
-        storage.stop()
