@@ -23,13 +23,16 @@ from tests.servers import postgres
 from tests.servers.mlflow_server import shared_server
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def server(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
     if request.param == "sqlite":
-        return shared_server()
+        yield shared_server()
+        return
     if postgres.missing():
         pytest.skip(postgres.missing())
-    return shared_server(postgres.shared_database())
+    with postgres.serve() as database:
+        place = f"{database.host}:{database.port}/mlflow"
+        yield shared_server(f"postgresql+psycopg2://mlflow:{database.password}@{place}")
 
 
 @pytest.fixture

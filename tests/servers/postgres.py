@@ -1,102 +1,94 @@
-"""A real PostgreSQL on loopback, from Debian's package: a cluster of its own in a temporary folder."""
+"""A real PostgreSQL on loopback, with a password, from Debian's package `postgresql`."""
 
 from __future__ import annotations
 
-import atexit
-import functools
+import contextlib
 import os
 import pwd
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
-import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-START_SECONDS = 60
-INSTALL = "apt-get install --no-install-recommends postgresql"
-_USER = "isr_dpo"
+
+class Database(NamedTuple):
+    """An empty database of user `mlflow`."""
+
+    host: str
+    port: int
+    password: str
 
 
 def missing() -> str:
-    """What to install; empty where it is there."""
-    return "" if _programs() is not None else f"PostgreSQL is not installed: {INSTALL}"
+    """What to install before this can run; empty where all is there."""
+    lacking = [] if _binaries() else ["the Debian package postgresql"]
+    try:
+        import psycopg2  # noqa: F401
+    except ModuleNotFoundError:
+        lacking.append("psycopg2-binary")
+    return f"PostgreSQL is left out: install {' and '.join(lacking)}" if lacking else ""
 
 
-@functools.cache
-def shared_database() -> str:
-    """The address of an empty database that lives as long as the test session."""
-    programs = _programs()
-    assert programs is not None
+@contextlib.contextmanager
+def serve() -> Iterator[Database]:
+    """The server, as the package's user where this process is root: PostgreSQL refuses to be root."""
+    binaries = _binaries()
+    assert binaries is not None, missing()
     folder = Path(tempfile.mkdtemp(prefix="isr-dpo-postgres-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    account = _account()
-    password = secrets.token_hex(16)
-    (folder / "password").write_text(password)
-    for path in (folder, folder / "password"):
-        os.chown(path, account.pw_uid, account.pw_gid)
-    as_user = _as(account)
-    made = ["-D", str(folder / "data"), "-U", _USER, "--auth=scram-sha-256", f"--pwfile={folder / 'password'}"]
-    subprocess.run(
-        [programs / "initdb", *made, "-E", "UTF8", "--no-sync"], check=True, capture_output=True, cwd=folder, **as_user
+    database = Database("127.0.0.1", _free_port(), secrets.token_hex(8))
+    (folder / "password").write_text(database.password)
+    user = {}
+    if os.geteuid() == 0:
+        entry = pwd.getpwnam("postgres")
+        user = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        for path in (folder, folder / "password"):
+            os.chown(path, entry.pw_uid, entry.pw_gid)
+    data = folder / "data"
+
+    def run(program: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [binaries / program, *arguments], capture_output=True, text=True, check=False, cwd=folder, **user
+        )
+        assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
+
+    try:
+        run(
+            "initdb", f"--pgdata={data}", "--username=mlflow", f"--pwfile={folder / 'password'}",
+            "--auth=scram-sha-256", "--no-sync",
+        )  # fmt: skip
+        options = f"-p {database.port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        run("pg_ctl", f"--pgdata={data}", f"--options={options}", f"--log={folder / 'log'}", "--wait", "start")
+        try:
+            _create(database)
+            yield database
+        finally:
+            run("pg_ctl", f"--pgdata={data}", "--mode=immediate", "stop")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _create(database: Database) -> None:
+    import psycopg2
+
+    connection = psycopg2.connect(
+        host=database.host, port=database.port, user="mlflow", password=database.password, dbname="postgres"
     )
+    connection.autocommit = True
+    with contextlib.closing(connection), connection.cursor() as cursor:
+        cursor.execute("CREATE DATABASE mlflow")
+
+
+def _binaries() -> Path | None:
+    """Debian keeps them off the PATH, a folder a version."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    return found[-1].parent if found else None
+
+
+def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = ["-D", folder / "data", "-p", str(port), "-k", folder, "-c", "listen_addresses=127.0.0.1", "-F"]
-    with (folder / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [programs / "postgres", *options],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            start_new_session=True,
-            **as_user,
-        )
-    atexit.register(_stop, process)
-    _await(programs, port, process, folder / "log.txt")
-    return f"postgresql+psycopg2://{_USER}:{password}@127.0.0.1:{port}/postgres"
-
-
-def _programs() -> Path | None:
-    """The newest version's folder of programs; Debian keeps them off the path."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
-    path = shutil.which("initdb")
-    return found[-1].parent if found else Path(path).parent if path else None
-
-
-def _account() -> pwd.struct_passwd:
-    """Who runs it: PostgreSQL refuses root."""
-    if os.getuid() != 0:
-        return pwd.getpwuid(os.getuid())
-    names = {account.pw_name: account for account in pwd.getpwall()}
-    return names.get("postgres") or names["nobody"]
-
-
-def _as(account: pwd.struct_passwd) -> dict[str, object]:
-    if os.getuid() != 0:
-        return {}
-    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-
-
-def _await(programs: Path, port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    end = time.monotonic() + START_SECONDS
-    ready = [programs / "pg_isready", "-h", "127.0.0.1", "-p", str(port), "-q"]
-    while time.monotonic() < end and process.poll() is None:
-        if subprocess.run(ready, check=False).returncode == 0:
-            return
-        time.sleep(0.1)
-    raise RuntimeError(f"PostgreSQL did not start within {START_SECONDS} s:\n{log.read_text()[-3000:]}")
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """SIGINT: PostgreSQL's fast shutdown, which ends its own children."""
-    for stop in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-        process.send_signal(stop)
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            continue
-        return
+        return int(free.getsockname()[1])
