@@ -35,6 +35,7 @@ class RegisteredRun(RunFiles):
         *,
         rows: Sequence[TestRow] = ROWS,
         place: str | None = None,
+        set_name: str = "dev",
         **changes: Any,
     ) -> None:
         recipe: dict[str, Any] = {
@@ -44,7 +45,8 @@ class RegisteredRun(RunFiles):
         }
         super().__init__(folder, name, uri=place, **recipe | changes)
         self.rows = rows
-        self.dataset({"dev": rows})
+        self.set_name = set_name
+        self.dataset({set_name: rows})
         if not (folder / "dev.qa.jsonl").exists():
             (folder / "dev.qa.jsonl").write_bytes(to_jsonl(rows))
 
@@ -59,9 +61,12 @@ class RegisteredRun(RunFiles):
     ) -> str:
         """Answers, grades and a version; its number. No scores: the evaluation is pending."""
         if answered:
-            self.answers(index, self.rows, [f"answer {index}" + " more" * (words - 2)] * len(self.rows))
+            self.answers(
+                index, self.rows, [f"answer {index}" + " more" * (words - 2)] * len(self.rows), name=self.set_name
+            )
         if scores is not None:
-            self.graded(layout.graded(self.uri, index, "caption", "dev"), scores, words=words, **grader)
+            said = self.open().recipe.protocol(self.set_name)
+            self.graded(layout.graded(self.uri, index, said, self.set_name), scores, words=words, **grader)
         return self.register(index, scores)
 
     def graded(self, place: str, scores: Sequence[float | None], *, words: int = 2, **grader: Any) -> None:
