@@ -1,4 +1,4 @@
-"""The recipe: what a run does. The only home of defaults.
+"""The recipe: what a run does. This folder is the only home of defaults; the larger sections are files of their own.
 
 A recipe is a YAML file. Unknown keys and impossible values are refused by name before anything is compiled or loaded.
 Values are tagged by origin: [P] the paper, [C] public code the paper builds on, [O] our choice where both are silent.
@@ -11,19 +11,11 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[int, Field(gt=0)]
-OFFICIAL_FILE = ".qa.official.jsonl"
-ProtocolName = Literal["caption", "official"]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class Section(BaseModel):
-    """A frozen part of the recipe; unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+from isr_dpo.config.engine import Engine
+from isr_dpo.config.evaluate import OFFICIAL_FILE, Answer, Evaluate, ProtocolName
+from isr_dpo.config.section import Fraction, Name, Positive, Section
 
 
 class Model(Section):
@@ -59,69 +51,6 @@ class Data(Section):
     """Above this share of unreadable videos prepare fails [O]; the paper's data has none stated."""
     workers: Positive = 2
     """Decoding threads."""
-
-
-class VLLM(Section):
-    """How vLLM runs a policy. The defaults are for a 7B model in bf16 on an A100 of 80 GB [O]."""
-
-    memory_fraction: Annotated[float, Field(gt=0, lt=1)] = 0.9
-    """Of the GPU's memory, 72 GB: 14 hold the weights, some 4 a step's activations, the rest keys and values: 100,000
-    tokens of Video-LLaVA-7B (0.5 MB each), 900,000 of Qwen2.5-VL-7B, which shares its heads."""
-    context_tokens: Positive | None = 8192
-    """Prompt and answer together, where the model's own limit is not lower; none: the model's own. A model of 128,000
-    would have memory measured, and set aside, for a video as long as that."""
-    batch_tokens: Positive = 16384
-    """Tokens in one step: seven prompts of Video-LLaVA-7B. More saves nothing once the GPU is busy, and costs memory
-    that keys and values would have."""
-    sequences: Positive = 256
-    """Texts written at the same time; memory for keys and values ends them sooner than this with a model that does not
-    share its heads."""
-    batch_invariant: bool = False
-    """vLLM's batch-invariant kernels (GPUs of compute capability 8.0 and later, at a cost in speed): a text then does
-    not depend on what shares its batch."""
-    cpu_cache_gb: Positive = 1
-    """Memory for keys and values where there is no GPU."""
-
-
-class Engine(Section):
-    """Who runs the policy for generate, retrospect, judge and answer."""
-
-    kind: Literal["hf", "vllm", "openai", "fake"] = "hf"
-    """`hf`: embedded, transformers; `openai`: a model that is served elsewhere, as a baseline."""
-    batch_rows: Positive = 64
-    """Sequences in one forward pass."""
-    vllm: VLLM = VLLM()
-    model: str | None = None
-    """Of an `openai` engine: the name that its server has for the model."""
-    base_url: str | None = None
-    """Of an OpenAI-compatible server; none: the openai package's default. The key is OPENAI_API_KEY's."""
-    video_as: Literal["images", "video"] = "images"
-    """How an `openai` engine sends a clip: an image a frame, or one video part, which vLLM and SGLang take."""
-    concurrency: Positive = 16
-    """Requests of an `openai` engine at a time."""
-    timeout_seconds: Annotated[float, Field(gt=0)] = 300.0
-    """For one answer of an `openai` engine."""
-    rows_per_part: Positive = 256
-    """Rows between two points of resumption; in a fused round videos with their rows."""
-    workers: Positive | None = None
-    """Engines of a pod, each in a process of its own; none: one a GPU, or one on a CPU. On a CPU, workers times
-    model.cpu_threads should be its cores."""
-    pods: Positive = 1
-    """Above 1: generate, retrospect, judge and answer are fanned out over so many pods; one more task seals what these
-    have made."""
-    fused: bool = Field(default_factory=lambda engine: engine["kind"] == "vllm")
-    """A round's generate, retrospect and judge as one step, `prefer`: one engine, which asks all about a video while it
-    holds it. Pays where the engine keeps the prompts it has computed, so with vLLM it is the default; the rows are the
-    same."""
-    fused_videos: Positive = 32
-    """Of a fused round: videos in hand, as many as the engine's cache of prompts holds. Video-LLaVA-7B on an A100: 40
-    with 2,500 tokens each [O]."""
-
-    @model_validator(mode="after")
-    def _named(self) -> Self:
-        if self.kind == "openai" and self.model is None:
-            raise ValueError("kind 'openai' needs engine.model, the name that the server has for the model")
-        return self
 
 
 class Generate(Section):
@@ -204,82 +133,6 @@ class Train(Section):
     """Keep what the frozen vision tower gives on the local disk, 4.2 MB a clip of Video-LLaVA-7B."""
     peak_tflops: Annotated[float, Field(gt=0)] | None = None
     """A device's peak that MFU and "x of the floor" refer to; none: by the GPU's name, or measured on a CPU."""
-
-
-class Answer(Section):
-    """Greedy answers for evaluation."""
-
-    max_new_tokens: Positive = 1024  # [C]
-    predictions: Mapping[Name, str] = Field(default_factory=dict)
-    """In a benchmark, by a system that is not run here: each set's prediction file in the published format, or the
-    answers of another run (answers/policy-pp/<set>). No model is loaded and no video decoded then."""
-
-
-class Evaluate(Section):
-    """Answers to the evaluation sets, scored by a grader."""
-
-    grader: Literal["rules", "openai"] = "rules"
-    """`rules`: the packaged rule-based grader, no model; `openai`: any OpenAI-compatible endpoint, its key from the
-    environment (OPENAI_API_KEY)."""
-    model: str = "gpt-4o-mini"
-    base_url: str | None = None
-    """Of an OpenAI-compatible server; none: the openai package's default (OPENAI_BASE_URL or OpenAI's own)."""
-    protocols: Mapping[Name, ProtocolName] = Field(default_factory=dict)
-    """By set, where the file's name does not say it: `official` for `*.qa.official.jsonl`, else `caption`."""
-    reading: Literal["strict", "compat"] = "strict"
-    """How replies become `accuracy` and `score`: `strict` leaves one that is not in the asked form unscored, `compat`
-    reads as the public scripts do [C]. The figures of both stand in every evaluation."""
-    dev: Name = "dev"
-    """The set that selects the best policy; graded for every policy. A benchmark grades all sets and selects none."""
-    full_at: tuple[Positive, ...] = (1, 5, 9)
-    """Policies whose answers to all sets are graded, as in the paper's tables [P]; without any, the sets beside dev
-    are not even decoded."""
-    required: bool = False
-    """True: a grader that stays away fails the run; False: the evaluation is left pending and training goes on."""
-    concurrency: Positive = 8
-    timeout_seconds: Annotated[float, Field(gt=0)] = 60.0
-    structured: Literal["auto", "on", "off"] = "auto"
-    """Ask for replies by JSON schema (`response_format`); `auto`: as long as the server does not refuse that."""
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = 0.0
-    """[C]; none: not sent, for models that refuse it."""
-    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = 0
-    """None: not sent."""
-    reply_limit: Literal["max_tokens", "max_completion_tokens", "none"] = "max_tokens"
-    """The parameter that bounds a reply's tokens: models that think before they answer take `max_completion_tokens`
-    alone. `none`: not sent."""
-    reply_tokens: Positive | None = None
-    """That bound; none: the protocol's own. What a model thinks counts, too."""
-    reasoning_effort: str | None = None
-    """Of models that think before they answer; none: not sent."""
-    ledger: str | None = None
-    """Where bought grades are kept, so that none is bought twice; none: `ledger` beside the run, shared by all runs of
-    a folder."""
-    max_requests: Annotated[int, Field(ge=0)] | None = None
-    """Requests that this run may send to the grader, over all its restarts; a repeated attempt counts."""
-    max_cost_usd: Annotated[float, Field(ge=0)] | None = None
-    """What this run may spend on the grader, over all its restarts; needs the prices."""
-    price_prompt_usd: Annotated[float, Field(ge=0)] | None = None
-    """For a million prompt tokens."""
-    price_completion_usd: Annotated[float, Field(ge=0)] | None = None
-    """For a million completion tokens."""
-    batch: bool = False
-    """Buy through OpenAI's Batch API: cheaper, within a day."""
-    batch_discount: Fraction = 0.5
-    """What `batch` takes off the prices."""
-    batch_hours: Annotated[float, Field(ge=0)] = 24.0
-    """How long evaluate waits for a batch; after that the evaluation is pending while the batch goes on. 0: it is only
-    ordered."""
-
-    @model_validator(mode="after")
-    def _priced(self) -> Self:
-        if self.max_cost_usd is None:
-            return self
-        for key in ("price_prompt_usd", "price_completion_usd"):
-            if getattr(self, key) is None:
-                raise ValueError(f"max_cost_usd is {self.max_cost_usd:g}, but no {key} says what a grade costs")
-        if self.reply_limit == "none":
-            raise ValueError(f"max_cost_usd is {self.max_cost_usd:g}, but with reply_limit: none a reply has no bound")
-        return self
 
 
 class Guards(Section):

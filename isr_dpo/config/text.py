@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from isr_dpo.config.recipe import Recipe, Section
+from isr_dpo.config.recipe import Recipe
+from isr_dpo.config.section import Section
 from isr_dpo.errors import RecipeError
 
 
