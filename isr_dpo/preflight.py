@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,6 +13,11 @@ from isr_dpo.config import Recipe
 from isr_dpo.errors import IsrDpoError, RecipeError, StaleOutput
 from isr_dpo.start import check_start
 from isr_dpo.stores import Missing, join, open_store, read_bytes, write_bytes
+
+log = logging.getLogger("isr_dpo")
+
+PLACEMENT = "ISR_DPO_PLACEMENT"
+"""Environment variable: the placement of the pod that this runs in."""
 
 
 def check(recipe: Recipe, run_uri: str) -> None:
@@ -122,6 +128,10 @@ def _check_store(run_uri: str) -> None:
 
 
 def _check_keys(recipe: Recipe) -> None:
+    if PLACEMENT in os.environ:  # a placement gives each step its own keys, and preflight none
+        if recipe.evaluate.grader == "openai":
+            log.info("preflight: the grader is not asked: its key, and the way to it, are evaluate's alone")
+        return
     wanting = {"evaluate.grader": recipe.evaluate.grader, "engine.kind": recipe.engine.kind}
     for key, value in wanting.items():
         if value == "openai" and not os.environ.get("OPENAI_API_KEY"):
@@ -131,12 +141,13 @@ def _check_keys(recipe: Recipe) -> None:
 
 def _check_grader(recipe: Recipe, run_uri: str) -> None:
     """Does its endpoint take the key and have the model, and can bought grades be kept?"""
-    if recipe.evaluate.grader != "openai" or not os.environ.get("OPENAI_API_KEY"):
+    if recipe.evaluate.grader != "openai":
         return
-    from isr_dpo.evaluate.reach import check_endpoint
-
     _check_store(recipe.evaluate.ledger or layout.ledger(run_uri))
-    check_endpoint(recipe.evaluate)
+    if os.environ.get("OPENAI_API_KEY") and PLACEMENT not in os.environ:
+        from isr_dpo.evaluate.reach import check_endpoint
+
+        check_endpoint(recipe.evaluate)
 
 
 def _check_tracking(recipe: Recipe, run_uri: str) -> None:

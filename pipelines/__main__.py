@@ -12,7 +12,8 @@ from isr_dpo.errors import IsrDpoError
 from isr_dpo.manifest import STRICT_CODE
 from pipelines import recipe_files
 
-RECIPE = "a recipe file, or the name of a packaged recipe (smoke)"
+RECIPE = "a recipe file, the name of a packaged recipe (smoke), or the URI of a run, whose recipe it is then"
+PLACEMENT = "where tasks run: a placement file, or the name of a packaged one (local, gke, eks, aks; default: local)"
 STOPPED = 130
 
 
@@ -38,10 +39,16 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     compile_ = commands.add_parser("compile", help="write the pipeline package, which then needs only a run URI")
     compile_.add_argument("recipe", metavar="RECIPE", help=RECIPE)
-    compile_.add_argument("--placement", choices=["local"], default="local", help="where tasks run (default: local)")
+    compile_.add_argument("--placement", default="local", metavar="PLACEMENT", help=PLACEMENT)
     compile_.add_argument(
         "-o", "--output", type=Path, help="the package's file (default: build/<recipe>-<placement>.yaml)"
     )
+    compile_.add_argument(
+        "--kubernetes-manifest",
+        action="store_true",
+        help="write it as Pipeline and PipelineVersion objects, for kubectl apply",
+    )
+    compile_.add_argument("--namespace", metavar="NAME", help="of these objects")
     compile_.set_defaults(command=_compile)
     run = commands.add_parser("run", help="run the pipeline on this machine; run it again to go on or to verify")
     run.add_argument("recipe", metavar="RECIPE", help=RECIPE)
@@ -71,11 +78,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compile(options: argparse.Namespace) -> int:
-    recipe = recipe_files.load(options.recipe, changes=options.set)
+    from pipelines import placement as placements
+
+    placement = placements.load(options.placement)
+    recipe = placements.fitted(recipe_files.load(options.recipe, changes=options.set), placement)
     from pipelines.package import write
 
-    output = options.output or Path("build") / f"{recipe.name}-{options.placement}.yaml"
-    write(recipe, output)
+    output = options.output or Path("build") / f"{recipe.name}-{placement.name}.yaml"
+    write(recipe, output, placement, as_objects=options.kubernetes_manifest, namespace=options.namespace)
     what = f"{len(recipe.data.sets)} sets" if recipe.is_benchmark else f"{recipe.iterations} policies"
     print(f"{output}: {what}, recipe {recipe.digest()[:12]}")
     return 0

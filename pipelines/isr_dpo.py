@@ -33,13 +33,21 @@ from components.retrospect import retrospect
 from components.train import train
 from isr_dpo.config import Recipe
 from pipelines.evaluate import benchmark, graded
+from pipelines.placed import Placed
+from pipelines.placement import Placement
 from pipelines.tasks import Tasks
 
 
 def build(
-    plan: Recipe, *, run_id: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER, in_order: bool = False
+    plan: Recipe,
+    placement: Placement | None = None,
+    *,
+    run: str | None = None,
+    run_id: str = dsl.PIPELINE_JOB_ID_PLACEHOLDER,
+    in_order: bool = False,
 ) -> Callable[..., None]:
-    """The pipeline of recipe `plan`, whose one parameter without default is `run_uri`.
+    """The pipeline of recipe `plan`, whose one parameter without default is `run_uri`. `placement` says where its tasks
+    run (none: here), `run` what their pods are labelled by (none: the recipe's name).
 
     `run_id` is who holds the run's lock. It is a constant of every task and no pipeline parameter, because a backend
     fills the job id in only there. The graph has as many rounds as `plan` says, so preflight refuses, by the digest, a
@@ -47,6 +55,7 @@ def build(
     starts from: where tasks run one at a time, and their order is otherwise left to chance.
     """
     loop = f"{plan.iterations} policies from {plan.model.start}, context {plan.retrospect.context}"
+    placed = None if placement is None else Placed(placement, plan, run=run or plan.name)
     description = f"{plan.name} on {', '.join(plan.sets_at(0))}" if plan.is_benchmark else loop
 
     @dsl.pipeline(name=f"isr-dpo-{plan.name}", description=description)
@@ -55,7 +64,7 @@ def build(
         recipe: str = plan.canonical(),
         recipe_digest: str = plan.digest(),
     ) -> None:
-        tasks = Tasks(plan.engine.pods, recipe=recipe, run_uri=run_uri, run_id=run_id)
+        tasks = Tasks(plan.engine.pods, placed=placed, recipe=recipe, run_uri=run_uri, run_id=run_id)
         if plan.is_benchmark:
             benchmark(plan, tasks, recipe_digest)
         else:

@@ -8,13 +8,15 @@ from kfp.dsl.pipeline_channel import PipelineChannel
 from kfp.dsl.pipeline_task import PipelineTask
 
 from isr_dpo.titles import title
+from pipelines.placed import Placed
 
 
 class Tasks:
-    """Makes tasks that share the run's parameters. Caching is off: manifests are the only cache."""
+    """Makes tasks that share the run's parameters. Caching is off: manifests are the only cache. `placed` says where
+    they run; none: nothing is said of that."""
 
-    def __init__(self, pods: int, **shared: str | PipelineChannel) -> None:
-        self._pods, self._shared = pods, shared
+    def __init__(self, pods: int, *, placed: Placed | None = None, **shared: str | PipelineChannel) -> None:
+        self._pods, self._placed, self._shared = pods, placed, shared
         self.barrier: PipelineTask | None = None
         """All tasks added from now on wait for this one."""
 
@@ -22,6 +24,8 @@ class Tasks:
         """A task of `component`."""
         task = component(**self._shared, **inputs).set_caching_options(False)
         task.set_display_name(title(component.name, inputs.get("index", 0)))
+        if self._placed is not None:
+            self._placed.put(task, component.name)
         return task if self.barrier is None else task.after(self.barrier)
 
     def fan_out(self, component: BaseComponent, *, after: PipelineTask | None = None, **inputs: Any) -> PipelineTask:
