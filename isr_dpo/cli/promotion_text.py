@@ -25,6 +25,7 @@ def show(decision: Decision, *, flips: int) -> None:
     if match is None:
         return
     console = Console()
+    console.print(f"{match.set}: {match.grader.words}", highlight=False, markup=False, soft_wrap=True)
     console.print(_table(match))
     for line in _below(match, shown=flips):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -55,18 +56,16 @@ def as_json(decision: Decision) -> str:
 
 def _table(match: Match) -> Table:
     from rich.table import Table
-    from rich.text import Text
 
-    title = Text(f"{match.set}: {match.grader.words}")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, collapse_padding=True)
+    table = Table(box=None, pad_edge=False)
     table.add_column("")
     sides = [side for side in (match.champion, match.candidate) if side is not None]
     for side in sides:
         role = "candidate" if side is match.candidate else "champion"
-        table.add_column(f"{role}, version {side.version.number}", justify="right")
+        table.add_column(f"{role} ({side.version.number})", justify="right", no_wrap=True)
     found = match.comparison
-    for name in ("difference, 95 % interval", "p") if found is not None else ():
-        table.add_column(name, justify="right")
+    for name in ("gain, 95 % interval", "p") if found is not None else ():
+        table.add_column(name, justify="right", no_wrap=True)
     gains = (None, None) if found is None else (found.accuracy, found.score)
     for name, values, difference, scale, digits in (
         ("accuracy %", [s.accuracy for s in sides], gains[0], 100.0, 1),

@@ -145,7 +145,7 @@ def rollback(name: str, *, uri: str, dry_run: bool = False) -> Promotion:
             raise RecipeError(f"{name} has no previous champion to go back to; `isr-dpo promote` makes one")
         if not dry_run:
             _crown(client, previous, previous=champion, tags={"gate": f"rollback from version {champion.number}"})
-    return Promotion(name, previous.number, champion.number, f"back from version {champion.number}", done=not dry_run)
+    return Promotion(name, previous.number, champion.number, "rolled back", done=not dry_run)
 
 
 def _refusal(decision: Decision) -> str:
