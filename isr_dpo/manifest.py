@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 
+from isr_dpo import removed
 from isr_dpo.digests import canonical_digest, code_version, hash_file
 from isr_dpo.errors import CorruptOutput, DataError, StaleOutput
 from isr_dpo.stores import Exists, Missing, join, open_store, read_bytes, write_bytes
@@ -124,12 +125,15 @@ def files(manifest: Manifest, names: Collection[str] | None = None) -> Path:
     cache folder).
 
     Raises:
+        DataError: a file was removed on purpose (removed.py).
         CorruptOutput: a file is missing or differs.
     """
     wanted = {n: f for n, f in manifest.files.items() if names is None or n in names}
     folder = local_folder(manifest.uri)
     if folder is not None:
         for name, file in wanted.items():
+            if not (folder / name).is_file():
+                removed.refuse(manifest.uri, name)
             _check(folder / name, file, join(manifest.uri, name))
         return folder
     folder = cache_folder() / manifest.digest
@@ -145,6 +149,7 @@ def files(manifest: Manifest, names: Collection[str] | None = None) -> Path:
             try:
                 store.get(join(manifest.uri, name), fetched)
             except Missing as error:
+                removed.refuse(manifest.uri, name)
                 raise CorruptOutput(_damage(join(manifest.uri, name), "is missing")) from error
             _check(fetched, file, join(manifest.uri, name))
             os.replace(fetched, path)
@@ -153,15 +158,22 @@ def files(manifest: Manifest, names: Collection[str] | None = None) -> Path:
 
 def verify(manifest: Manifest) -> None:
     """Checks that the files stand: local ones by SHA-256, remote ones by size (they are hashed when they are read).
+    Those that were removed on purpose need not.
 
     Raises:
         CorruptOutput: a file is missing or differs.
     """
-    if local_folder(manifest.uri) is not None:
-        files(manifest)
+    folder = local_folder(manifest.uri)
+    place = manifest.uri if folder is None else str(folder)
+    standing = open_store(place).list(place)
+    absent = manifest.files.keys() - standing.keys()
+    gone = removed.find(manifest.uri) if absent else None
+    expected = manifest.files.keys() - (absent.intersection(gone.names) if gone else frozenset())
+    if folder is not None:
+        files(manifest, expected)
         return
-    standing = open_store(manifest.uri).list(manifest.uri)
-    for name, file in manifest.files.items():
+    for name in sorted(expected):
+        file = manifest.files[name]
         if standing.get(name) != file.size:
             size = f"has {standing[name]} bytes, its manifest says {file.size}" if name in standing else "is missing"
             raise CorruptOutput(_damage(join(manifest.uri, name), size))

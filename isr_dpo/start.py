@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from isr_dpo import manifest
+from isr_dpo import manifest, removed
 from isr_dpo.config import Recipe
 from isr_dpo.digests import canonical_digest, code_version, hash_file
 from isr_dpo.errors import ModelError
@@ -27,6 +27,7 @@ def start_manifest(recipe: Recipe, standing: Manifest | None = None) -> Manifest
 
     Raises:
         ModelError: no whole policy there.
+        DataError: its weights were removed.
     """
     uri = recipe.model.start
     if uri is None:
@@ -37,6 +38,7 @@ def start_manifest(recipe: Recipe, standing: Manifest | None = None) -> Manifest
     if not uri.startswith(manifest.BUILTIN) and (finished := manifest.find(uri)) is not None:
         if finished.kind != "policy":
             raise ModelError(f"model.start: {uri} holds {finished.kind} of a run, not a policy")
+        removed.refuse(finished.uri)
         return finished
     folder = manifest.local_folder(uri)
     if folder is not None:
@@ -45,12 +47,13 @@ def start_manifest(recipe: Recipe, standing: Manifest | None = None) -> Manifest
 
 
 def check_start(recipe: Recipe) -> None:
-    """Raises ModelError: no whole policy of a supported family in the local folder. A remote one is checked when it is
-    fetched."""
+    """Raises ModelError: no whole policy of a supported family in the local folder; DataError: its weights were
+    removed. A remote one is checked when it is fetched."""
     uri = recipe.model.start
     folder = None if uri is None else manifest.local_folder(uri)
     if folder is None:
         return
+    removed.refuse(str(folder))
     try:
         check(folder)
     except ModelError as error:

@@ -7,7 +7,21 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from isr_dpo.cli import analyse, annotate, ask, compare, data, estimate, registry, report, score, serve, steps, world
+from isr_dpo.cli import (
+    analyse,
+    annotate,
+    ask,
+    compare,
+    data,
+    estimate,
+    gc,
+    registry,
+    report,
+    score,
+    serve,
+    steps,
+    world,
+)
 from isr_dpo.errors import IsrDpoError
 
 EPILOG = """\
@@ -56,6 +70,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for topic in (ask, world, data, report, analyse, compare, score, annotate, registry, estimate, serve, steps):
+    for topic in (ask, world, data, report, analyse, compare, score, annotate, registry, estimate, gc, serve, steps):
         topic.add(commands)
     return parser

@@ -65,8 +65,8 @@ def text(found: Estimate) -> str:
             "",
             f"GPU-hours  {found.gpu_hours:.1f} allocated, {found.busy_gpu_hours:.1f} busy",
             f"wall time  {found.wall_hours:.1f} h, one task after another",
-            f"store      {_size(sum(step.read_bytes for step in found.steps))} read, "
-            f"{_size(sum(step.written_bytes for step in found.steps))} written, {_size(found.stored_bytes)} at the end "
+            f"store      {size(sum(step.read_bytes for step in found.steps))} read, "
+            f"{size(sum(step.written_bytes for step in found.steps))} written, {size(found.stored_bytes)} at the end "
             "(isr-dpo gc makes it less)",
             f"grader     {grader.requests} grades, {price}",
             f"dominates  {found.dominant.step}; cheaper: {found.cheaper}",
@@ -110,8 +110,8 @@ def _row(step: StepCost) -> tuple[str, ...]:
         f"{step.busy_gpu_hours:.1f}" if step.gpus else "",
         f"{step.wall_hours:.2f}",
         "" if step.measured_hours is None else f"{step.measured_hours:.2f}",
-        _size(step.read_bytes) if step.read_bytes else "",
-        _size(step.written_bytes) if step.written_bytes else "",
+        size(step.read_bytes) if step.read_bytes else "",
+        size(step.written_bytes) if step.written_bytes else "",
         memory,
     )
 
@@ -121,9 +121,10 @@ def _aligned(row: tuple[str, ...], widths: list[int]) -> str:
     return "  ".join([row[0].ljust(widths[0]), *cells[1:]]).rstrip()
 
 
-def _size(size: float) -> str:
+def size(count: float) -> str:
+    """Bytes in words: `14.7 GB`."""
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping
 
-from isr_dpo import config, layout, times
+from isr_dpo import times
 from isr_dpo.config import Recipe
 from isr_dpo.errors import DataError
-from isr_dpo.stores import Missing, read_bytes
+from isr_dpo.record import recipe_of
 
 
 def seconds_a_unit(run_uri: str) -> Mapping[str, float]:
@@ -21,7 +20,7 @@ def seconds_a_unit(run_uri: str) -> Mapping[str, float]:
         CorruptOutput: a record cannot be read.
         OutsideError: the store stays away.
     """
-    recipe = _recipe(run_uri)
+    recipe = recipe_of(run_uri)
     spent: dict[str, float] = defaultdict(float)
     done: dict[str, int] = defaultdict(int)
     records = times.read(run_uri)
@@ -39,11 +38,3 @@ def _epochs(recipe: Recipe, record: times.StepTime) -> int:
     if record.step != "train":
         return 1
     return recipe.train.seed_epochs if record.index == 0 else recipe.train.epochs
-
-
-def _recipe(run_uri: str) -> Recipe:
-    try:
-        tree = json.loads(read_bytes(layout.run_file(run_uri)))
-    except Missing:
-        raise DataError(f"{run_uri}: no run.json there, so no run") from None
-    return config.parse(json.dumps(tree["recipe"]), where=layout.run_file(run_uri))

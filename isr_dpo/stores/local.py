@@ -13,7 +13,7 @@ from typing import BinaryIO, NoReturn
 from isr_dpo.errors import StoreError
 from isr_dpo.stores import Exists, Missing
 
-_UNDONE = ".undone-"
+UNDONE = ".undone-"
 """Prefix of names that are no objects: a put that is not finished, a folder on its way out. What a killed process
 leaves of them goes with its folder."""
 _CHUNK_BYTES = 1 << 20
@@ -54,11 +54,11 @@ class LocalStore:
         root = to_path(uri)
         found = {}
         for folder, folders, names in os.walk(root):
-            folders[:] = [name for name in folders if not name.startswith(_UNDONE)]
+            folders[:] = [name for name in folders if not name.startswith(UNDONE)]
             for name in names:
                 path = Path(folder, name)
                 with contextlib.suppress(FileNotFoundError):  # deleted under our eyes
-                    if not name.startswith(_UNDONE):
+                    if not name.startswith(UNDONE):
                         found[path.relative_to(root).as_posix()] = path.stat().st_size
         return dict(sorted(found.items()))
 
@@ -67,7 +67,7 @@ class LocalStore:
         try:
             if target.is_dir():
                 # Renamed first: readers see all of it or nothing, never a manifest without its files.
-                doomed = target.with_name(_UNDONE + secrets.token_hex(8))
+                doomed = target.with_name(UNDONE + secrets.token_hex(8))
                 os.rename(target, doomed)
                 shutil.rmtree(doomed)
             else:
@@ -110,7 +110,7 @@ def _put(source: BinaryIO, target: Path, *, if_absent: bool) -> None:
 
 
 def _try_put(source: BinaryIO, target: Path, *, if_absent: bool) -> None:
-    undone = target.with_name(_UNDONE + secrets.token_hex(8))  # same folder, hence same file system
+    undone = target.with_name(UNDONE + secrets.token_hex(8))  # same folder, hence same file system
     undone.parent.mkdir(parents=True, exist_ok=True)
     source.seek(0)
     try:

@@ -8,6 +8,7 @@ botocore and by SHA-256 in `manifest.files`.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import functools
 import os
 import time
@@ -32,6 +33,7 @@ from s3transfer.exceptions import RetriesExceededError  # type: ignore[import-un
 from isr_dpo.errors import OutsideError, RecipeError, StoreError
 from isr_dpo.stores import Exists, Missing
 from isr_dpo.stores.local import explain
+from isr_dpo.stores.surveyed import Aged, Upload
 
 _MIB = 1 << 20
 
@@ -147,6 +149,60 @@ def _signer(_pid: int) -> Any:
     return boto3.session.Session().client("s3", config=client().meta.config.merge(Config(signature_version="s3v4")))
 
 
+def aged(uri: str) -> dict[str, Aged]:
+    """`surveyed.aged`."""
+    bucket, key = _split(uri)
+    prefix = f"{key}/" if key else ""
+    with _translated(uri):
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        return {
+            found["Key"].removeprefix(prefix): Aged(found["Size"], _seconds_since(found["LastModified"]))
+            for page in pages
+            for found in page.get("Contents", [])
+        }
+    raise AssertionError
+
+
+def folders(uri: str) -> list[str]:
+    """`surveyed.folders`."""
+    bucket, key = _split(uri)
+    prefix = f"{key}/" if key else ""
+    with _translated(uri):
+        pages = client().get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+        found = [below["Prefix"] for page in pages for below in page.get("CommonPrefixes", [])]
+        return [name.removeprefix(prefix).rstrip("/") for name in found]
+    raise AssertionError
+
+
+def uploads(uri: str) -> list[Upload]:
+    """`surveyed.uploads`."""
+    bucket, key = _split(uri)
+    found = []
+    with _translated(uri):
+        pages = (
+            client().get_paginator("list_multipart_uploads").paginate(Bucket=bucket, Prefix=f"{key}/" if key else "")
+        )
+        for upload in (upload for page in pages for upload in page.get("Uploads", [])):
+            named = {"Bucket": bucket, "Key": upload["Key"], "UploadId": upload["UploadId"]}
+            try:
+                parts = client().get_paginator("list_parts").paginate(**named)
+                size = sum(part["Size"] for page in parts for part in page.get("Parts", []))
+            except ClientError as error:
+                if _status(error) != 404:
+                    raise
+                continue  # completed or aborted just now
+            age = _seconds_since(upload["Initiated"])
+            found.append(Upload(f"s3://{bucket}/{upload['Key']}", upload["UploadId"], size, age))
+    return found
+
+
+def abort(upload: Upload) -> None:
+    """`surveyed.abort`."""
+    bucket, key = _split(upload.uri)
+    with contextlib.suppress(Missing), _translated(upload.uri):
+        client().abort_multipart_upload(Bucket=bucket, Key=key, UploadId=upload.upload_id)
+
+
 def client() -> Any:
     """The process's S3 client, safe to share between threads."""
     return _client(os.getpid())  # a forked worker must not share its parent's sockets
@@ -189,6 +245,10 @@ def _split(uri: str) -> tuple[str, str]:
     if not bucket:
         raise RecipeError(f"{uri}: names no bucket; write s3://bucket/prefix")
     return bucket, key.rstrip("/")
+
+
+def _seconds_since(moment: datetime.datetime) -> float:
+    return (datetime.datetime.now(datetime.UTC) - moment).total_seconds()
 
 
 def _status(error: ClientError) -> int:
