@@ -90,7 +90,13 @@ def _probe(uri: str, *, create: bool) -> None:
         if not create:
             raise RecipeError(f"there is no MLflow database {file}; --tracking-uri names the one a run wrote to")
         _create_sqlite(file)
-    engine = sqlalchemy.create_engine(uri)
+    try:
+        engine = sqlalchemy.create_engine(uri)
+    except ModuleNotFoundError as error:
+        raise RecipeError(
+            f"{_shown(uri)}: its driver {error.name} is not installed. An address may name another, such as "
+            "postgresql+psycopg2://, which psycopg2-binary brings"
+        ) from error
     with engine.connect():
         pass
     engine.dispose()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from isr_dpo.cli import main
 from isr_dpo.config import Recipe
 from isr_dpo.errors import GuardTripped
 from isr_dpo.evaluate import open_protocol
-from isr_dpo.registry import Decision, Submission, decide, promote
+from isr_dpo.registry import Decision, Submission, decide, promote, submissions
 from pipelines import __main__ as command_line
 from pipelines import recipe_files
 from tests.analyse.analysed_run import asked_row
@@ -246,6 +247,24 @@ def test_an_evaluation_of_a_changed_file_is_told_from_the_right_one(uri: str, tm
     (objection,) = decide("m", uri=uri).objections
     assert f"{submission.run_uri} asks other questions than the candidate was asked" in objection
     assert str(tmp_path / "dev.qa.jsonl") in objection
+
+
+@pytest.mark.parametrize(
+    ("run", "folder"),
+    [
+        ("s3://bucket/runs/a", "s3://bucket/runs/"),
+        ("s3://bucket/a/", "s3://bucket/"),
+        ("s3://bucket", "s3://bucket/"),
+        ("/runs/a", "/runs/"),
+    ],
+)
+def test_an_evaluation_lies_beside_the_candidates_run_and_inside_its_bucket(
+    run: str, folder: str, uri: str, tmp_path: Path
+) -> None:
+    asked = replace(RegisteredRun(uri, tmp_path).open(), uri=run)
+    made = [submissions.regraded("v", asked, f"{run}/answers", fresh=fresh).run_uri for fresh in (False, False, True)]
+    assert made[0] == made[1] != made[2]
+    assert all(each.removeprefix(folder).startswith("comparable-") for each in made)
 
 
 def test_a_runs_uri_stands_for_its_recipe(uri: str, tmp_path: Path) -> None:

@@ -23,16 +23,17 @@ from tests.servers import postgres
 from tests.servers.mlflow_server import shared_server
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def server(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "sqlite":
-        yield shared_server()
-        return
+@pytest.fixture(scope="module")
+def database() -> Iterator[str]:
     if postgres.missing():
         pytest.skip(postgres.missing())
-    with postgres.serve() as database:
-        place = f"{database.host}:{database.port}/mlflow"
-        yield shared_server(f"postgresql+psycopg2://mlflow:{database.password}@{place}")
+    with postgres.serve() as made:
+        yield f"postgresql+psycopg2://mlflow:{made.password}@{made.host}:{made.port}/mlflow"
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest) -> str:
+    return shared_server(request.getfixturevalue("database") if request.param == "postgresql" else None)
 
 
 @pytest.fixture
@@ -100,6 +101,28 @@ def test_a_champion_is_promoted_rolled_back_and_loaded_from_where_it_lies(
     assert "75.0 %" in version.description
     assert version.tags["isr_dpo.gate"] == "rollback from version 1"
     assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_database_of_postgresql_does_without_a_server(database: str, tmp_path: Path) -> None:
+    name = f"m-{uuid.uuid4().hex[:8]}"
+    run = RegisteredRun(database, tmp_path, model={"start": "a-folder", "registered_name": name})
+    run.policy(1, marks(right=20))
+    run.policy(2, marks(right=30))
+    assert main(["promote", name, "--version", "1", "--tracking-uri", database]) == 0
+    assert main(["promote", name, "--tracking-uri", database]) == 0
+    assert main(["rollback", name, "--tracking-uri", database]) == 0
+    assert aliases(database, name) == {"challenger": "2", "champion": "1", "previous": "2"}
+
+
+def test_a_driver_that_is_not_there_is_named_without_the_password(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    address = "postgresql+psycopg2://mlflow:{}@127.0.0.1:1/mlflow".format("hidden")
+    assert main(["promote", "m", "--tracking-uri", address]) == RecipeError.exit_code
+    said = capsys.readouterr().err
+    assert "postgresql+psycopg2://127.0.0.1:1/mlflow: its driver psycopg2 is not installed" in said
+    assert "hidden" not in said
 
 
 def test_a_server_takes_no_local_policy(server: str, tmp_path: Path) -> None:
