@@ -92,13 +92,13 @@ OWN_NAMESPACE = {
 
 def test_in_a_namespace_of_ours_these_reach_these_and_nothing_else() -> None:
     assert reachable("own namespace", "isr-dpo") == OWN_NAMESPACE
+    assert reachable("prod", "isr-dpo") == OWN_NAMESPACE
 
 
 def test_through_the_proxy_evaluate_alone_reaches_the_grader() -> None:
     through_proxy = RUN_PODS | {"MLflow", "proxy"}
     expected = OWN_NAMESPACE | {"step evaluate": through_proxy, "egress-proxy": DNS | {"grader"}}
     assert reachable("own namespace, proxy", "isr-dpo") == expected
-    assert reachable("prod", "isr-dpo") == expected
 
 
 def test_with_cilium_no_policy_without_a_name_opens_the_outside() -> None:
