@@ -11,7 +11,8 @@
     ├── OutsideError              8   run again: a store, MLflow or a grader was away (retry = True)
     │   ├── WorkerDied            8   the same: a process of the step was killed
     │   ├── KeyRefused            8   a key that the endpoint takes (retry = False)
-    │   └── BudgetSpent           8   a higher ceiling, or more credit; what was bought is kept (retry = False)
+    │   ├── BudgetSpent           8   a higher ceiling, or more credit; what was bought is kept (retry = False)
+    │   └── ClusterRefused        8   rights, or an object that the cluster takes (retry = False)
     └── StoreError                9   mend the store: space, permissions, bucket or credentials
 
 `retry` says whether the same call can succeed later without a change by the user.
@@ -88,6 +89,12 @@ class KeyRefused(OutsideError):
 
 class BudgetSpent(OutsideError):
     """A ceiling of the recipe is reached, or the endpoint's account has no credit left."""
+
+    retry = False
+
+
+class ClusterRefused(OutsideError):
+    """A Kubernetes cluster answers and refuses: rights, admission, a kind that it does not know."""
 
     retry = False
 

@@ -4,8 +4,7 @@ The step that calls `launch` stays outside the ranks: it imports no DeepSpeed, h
 them. Between it and the ranks stands torchrun (`torchrun`), which ends all when one fails. Each of the three ends when
 the one that started it is gone, so nothing survives a killed step.
 
-Several nodes: a Kubeflow TrainJob, or a torchrun of the user's, starts the whole step once on every rank and says so in
-the environment (`distributed_environment`). Nothing is launched then, the step runs the worker in its own process.
+Several nodes: each launches its own ranks, whose torchruns meet at node 0 (`nodes`).
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from isr_dpo import errors
+from isr_dpo.dpo.nodes import Node
 from isr_dpo.dpo.torchrun import TORCHRUN_PID
 from isr_dpo.errors import IsrDpoError, OutsideError
 from isr_dpo.orphans import die_with
@@ -35,12 +35,19 @@ _TAIL_CHARACTERS = 3000
 
 
 def distributed_environment() -> bool:
-    """True where this process is already one of several ranks: whoever started it has set RANK and WORLD_SIZE, as
-    torchrun and Kubeflow's TrainJob do. The worker then runs in this process."""
+    """True where this process is one of several ranks: torchrun has set RANK and WORLD_SIZE."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def launch(folder: Path, *, ranks: int, on_line: Callable[[str], None], worker: str = WORKER) -> None:
+def launch(
+    folder: Path,
+    *,
+    ranks: int,
+    on_line: Callable[[str], None],
+    worker: str = WORKER,
+    node: Node | None = None,
+    watch: Callable[[], None] = lambda: None,
+) -> None:
     """Runs `python -m <worker> <folder>` on `ranks` ranks of this machine until all have ended well.
 
     Args:
@@ -48,9 +55,11 @@ def launch(folder: Path, *, ranks: int, on_line: Callable[[str], None], worker: 
         on_line: called in this process with each line that the worker adds to `log.jsonl`, in order; lines that were
             there before, or are written again as they were, are passed over.
         worker: a module whose main runs inside `rank_of`.
+        node: this machine among several that do the same; none: it is alone.
+        watch: called a few times a second; what it raises ends the ranks.
 
     Raises:
-        IsrDpoError: a rank's own error, with its class and message.
+        IsrDpoError: a rank's own error, with its class and message; or what `watch` raised.
         OutsideError: a rank ended otherwise; names it, its signal or exit code, and the end of what it printed.
     """
     logs = folder / LOGS
@@ -59,7 +68,7 @@ def launch(folder: Path, *, ranks: int, on_line: Callable[[str], None], worker: 
     for stale in (report, *folder.glob("error-*.json")):
         stale.unlink(missing_ok=True)
     command = [sys.executable, "-m", "isr_dpo.dpo.torchrun", str(report), str(os.getpid())]
-    command += ["--standalone", "--nproc-per-node", str(ranks), "--max-restarts", "0"]
+    command += [*_meeting(node), "--nproc-per-node", str(ranks), "--max-restarts", "0"]
     command += ["--log-dir", str(logs), "--redirects", "3", "-m", worker, str(folder)]
     log = _Log(folder / LOG)
     with (logs / "torchrun.log").open("wb") as printed:
@@ -70,13 +79,23 @@ def launch(folder: Path, *, ranks: int, on_line: Callable[[str], None], worker: 
             while process.poll() is None:
                 for line in log.new():
                     on_line(line)
+                watch()
                 time.sleep(POLL_SECONDS)
             for line in log.new():
                 on_line(line)
         finally:
             _stop(process)
     if process.returncode:
-        raise _error(folder, report, ranks=ranks, code=process.returncode)
+        first, nodes = (node.rank * ranks, node.nodes) if node else (0, 1)
+        raise _error(folder, report, ranks=ranks * nodes, first=first, code=process.returncode)
+
+
+def _meeting(node: Node | None) -> list[str]:
+    """How this machine's torchrun finds the others'."""
+    if node is None:
+        return ["--standalone"]
+    where = {"nnodes": node.nodes, "node-rank": node.rank, "master-addr": node.address, "master-port": node.port}
+    return [part for name, value in where.items() for part in (f"--{name}", str(value))]
 
 
 @contextmanager
@@ -168,9 +187,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             process.wait()
 
 
-def _error(folder: Path, report: Path, *, ranks: int, code: int) -> IsrDpoError:
+def _error(folder: Path, report: Path, *, ranks: int, first: int, code: int) -> IsrDpoError:
     """What to tell the user. Where several ranks fell, the others often fell over the first: an error of ours comes
-    first, then a signal, then what a rank raised, the earliest of each."""
+    first, then a signal, then what a rank raised, the earliest of each. `first`: the first rank of this machine."""
     left = sorted(folder.glob("error-*.json"), key=lambda path: path.stat().st_mtime_ns)
     for path in left:
         tree = json.loads(path.read_text(encoding="utf-8"))
@@ -187,7 +206,7 @@ def _error(folder: Path, report: Path, *, ranks: int, code: int) -> IsrDpoError:
     rank = next(rank for rank in (*signalled, *raised, *ends) if rank in ends)
     hint = "; the kernel does so when memory runs out" if ends[rank] == -signal.SIGKILL else ""
     return OutsideError(
-        f"train: rank {rank} of {ranks} {_how(ends[rank])}{hint}. Its last words:\n{_printed(folder, rank)}"
+        f"train: rank {rank} of {ranks} {_how(ends[rank])}{hint}. Its last words:\n{_printed(folder, rank - first)}"
     )
 
 
@@ -195,8 +214,8 @@ def _how(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
 
-def _printed(folder: Path, rank: int) -> str:
-    found = sorted(folder.glob(f"{LOGS}/*/attempt_*/{rank}/stderr.log"), key=lambda path: path.stat().st_mtime_ns)
+def _printed(folder: Path, local_rank: int) -> str:
+    found = sorted(folder.glob(f"{LOGS}/*/attempt_*/{local_rank}/stderr.log"), key=lambda path: path.stat().st_mtime_ns)
     return _tail(found[-1]) if found else "(none)"
 
 

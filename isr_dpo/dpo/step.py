@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -27,10 +28,24 @@ def ranks(recipe: Recipe) -> int | None:
     return None if wanted == 1 and not gpus else wanted
 
 
-def train_round(folder: Path, recipe: Recipe, job: Job, *, on_step: Callable[[Entry], None] = lambda _: None) -> None:
+class Start(Protocol):
+    """What starts the ranks of a job, as `launch` does on this machine alone."""
+
+    def __call__(self, folder: Path, *, ranks: int, on_line: Callable[[str], None]) -> None: ...
+
+
+def train_round(
+    folder: Path,
+    recipe: Recipe,
+    job: Job,
+    *,
+    on_step: Callable[[Entry], None] = lambda _: None,
+    start: Start | None = None,
+) -> None:
     """Works through a job until `folder` holds its masters (or, where the job asks for no more, its reference).
 
-    `on_step` is called in this process with each optimiser step's line of the log, when it is on the disk.
+    `on_step` is called in this process with each optimiser step's line of the log, when it is on the disk. `start`: on
+    more machines than this one.
 
     Raises:
         IsrDpoError: a rank's own, or OutsideError where a rank died.
@@ -39,10 +54,10 @@ def train_round(folder: Path, recipe: Recipe, job: Job, *, on_step: Callable[[En
         return
     job.write(folder)
     count = ranks(recipe)
-    if count is None or launch.distributed_environment():
+    if count is None and start is None:
         worker.run(folder, on_step)
     else:
-        launch.launch(folder, ranks=count, on_line=lambda line: on_step(json.loads(line)))
+        (start or launch.launch)(folder, ranks=count or 1, on_line=lambda line: on_step(json.loads(line)))
 
 
 def export(folder: Path, recipe: Recipe, job: Job) -> dict[str, float]:

@@ -27,6 +27,7 @@ from isr_dpo.steps.prefer import prefer_step, taken
 from isr_dpo.steps.prepare import preflight_step, prepare_step
 from isr_dpo.steps.rounds import generate_step, judge_step, retrospect_step
 from isr_dpo.steps.train import train_step
+from isr_dpo.steps.train_launch import train_launch
 from isr_dpo.stores import Missing, join, open_store, read_bytes, write_bytes
 from isr_dpo.stores.lock import owner
 from isr_dpo.titles import title
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("isr_dpo")
 
-STEPS: Mapping[str, Callable[[Recipe, Inputs, str, int], StepResult]] = {
+Step = Callable[[Recipe, Inputs, str, int], StepResult]
+STEPS: Mapping[str, Step] = {
     "preflight": preflight_step,
     "prepare": prepare_step,
     "generate": generate_step,
@@ -90,11 +92,13 @@ def execute(
     *,
     expected_digest: str | None = None,
     share: int = 0,
+    pods: str = "",
 ) -> None:
     """Runs step `name` as a part of run `run_id`: what every KFP component calls.
 
     Input artifacts are files with a manifest; the output's manifest, or the report's page, is written to `output.path`.
-    `share` k above 0: only the parts of the k-th of engine.pods pods, which nobody seals yet.
+    `share` k above 0: only the parts of the k-th of engine.pods pods, which nobody seals yet. `pods`: where train runs
+    on several nodes, those of its TrainJob (`cluster.train_job.Pods` as JSON).
 
     Raises:
         RecipeError: the recipe is not the one of `expected_digest`, which the pipeline was compiled from.
@@ -116,7 +120,8 @@ def execute(
         if share:
             result = run_share(name, parsed, given, run_uri, index, Share(share, parsed.engine.pods), run_id=run_id)
         else:
-            result = run_step(name, parsed, given, run_uri, index, run_id=run_id)
+            work = _launched(pods, run_id) if pods else None
+            result = run_step(name, parsed, given, run_uri, index, run_id=run_id, work=work)
     made = result.manifest
     Path(output.path).parent.mkdir(parents=True, exist_ok=True)
     Path(output.path).write_text(result.page or made.to_json(), encoding="utf-8")
@@ -125,11 +130,24 @@ def execute(
         metrics.log_metric(key.replace("/", "_"), value)
 
 
+def _launched(pods: str, run_id: str) -> Step:
+    from isr_dpo.cluster.train_job import Pods
+
+    return functools.partial(train_launch, run_id=run_id, pods=Pods.from_json(pods))
+
+
 def run_step(
-    name: str, recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, run_id: str | None = None
+    name: str,
+    recipe: Recipe,
+    inputs: Inputs,
+    run_uri: str,
+    index: int,
+    *,
+    run_id: str | None = None,
+    work: Step | None = None,
 ) -> StepResult:
     """Runs one step, tracks it in MLflow, and records a failure in <run>/failed.json. Without `run_id` each call is an
-    attempt of its own.
+    attempt of its own. `work`: what does the step, where it is not `STEPS[name]` as it stands.
 
     Raises:
         IsrDpoError: the step's; a permanent one of the same run attempt is raised again without trying.
@@ -139,7 +157,7 @@ def run_step(
     log.info("%s", title(name, index))
     started = time.time()
     try:
-        result = _timed(lambda: STEPS[name](recipe, inputs, run_uri, index), run_uri, name, index)
+        result = _timed(lambda: (work or STEPS[name])(recipe, inputs, run_uri, index), run_uri, name, index)
         _track(name, recipe, result, run_uri, index, run_id=run_id, started=started)
     except BaseException as error:
         _record_failure(error, name, recipe, index, run_uri, run_id)

@@ -1,83 +1,90 @@
 """The step train: a round's pairs in, the next policy out.
 
-The step's own process reads and writes the store; what trains (one process, or torchrun's ranks) sees local folders
-alone: a job folder, kept under the cache until the policy is complete, so that a restart goes on from what lies there,
-or from the newest checkpoint in the store where the disk is another one.
+The step's own process reads and writes the store; what trains (one process, or torchrun's ranks, of several machines
+perhaps) sees local folders alone: a job folder, kept under the cache until the policy is complete, so that a restart
+goes on from what lies there, or from the newest checkpoint in the store where the disk is another one.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isr_dpo import layout, live, manifest, pyfunc
 from isr_dpo.config import Recipe
-from isr_dpo.digests import canonical_digest
-from isr_dpo.errors import DataError, StaleOutput
+from isr_dpo.errors import StaleOutput
 from isr_dpo.manifest import Manifest, Output
 from isr_dpo.progress import EVERY_SECONDS
-from isr_dpo.records import Preference, to_jsonl
-from isr_dpo.steps.common import METRICS, Inputs, StepResult, begin, frame_store, metrics_of, origin, reused, rows_of
+from isr_dpo.records import Preference
+from isr_dpo.steps.common import METRICS, Inputs, StepResult, begin, metrics_of, origin, reused
+from isr_dpo.steps.train_machine import Machine, pairs
 from isr_dpo.stores import join, open_store
 from isr_dpo.titles import title
 
 if TYPE_CHECKING:
+    from isr_dpo.dpo.nodes import Leader
     from isr_dpo.dpo.trainer import Entry
     from isr_dpo.dpo.worker import Job
 
 log = logging.getLogger("isr_dpo")
 
 
-def train_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult:
+def train_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, leader: Leader | None = None) -> StepResult:
     """DPO from policy-t on round t's preferences (round 0: the seed's): policy-(t+1), its masters where it is stored in
-    less than fp32, and round-tt/training (log, reference log-probabilities, metrics)."""
-    policy_uri = layout.policy(run_uri, index + 1)
-    made_from, prefix = (inputs["dataset"], "seed-") if index == 0 else (inputs["preferences"], "part-")
-    rows = rows_of(made_from, Preference, prefix)
-    if index == 0 and not rows:
-        log.info("no seed preferences: policy-01 is the starting model")
-        return StepResult(manifest.alias(policy_uri, inputs["policy"]), {}, reused=False)
-    out = begin(recipe, "policy", "train", inputs, policy_uri)
-    round_ = _Round(recipe, inputs, run_uri, index)
+    less than fp32, and round-tt/training (log, reference log-probabilities, metrics). `leader`: of the other nodes that
+    train with this one (`train_node`)."""
+    if (without := without_training(recipe, inputs, run_uri, index)) is not None:
+        return without
+    out = begin(recipe, "policy", "train", inputs, layout.policy(run_uri, index + 1))
+    round_ = _Round(recipe, inputs, run_uri, index, leader)
     if isinstance(out, Manifest):
         metrics = round_.close()
         return StepResult(reused(out).manifest, metrics, reused=True)
-    return round_.train(rows, out)
+    return round_.train(pairs(inputs, index), out)
+
+
+def without_training(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult | None:
+    """Without seed preferences policy-01 is the start itself; None where there is something to train on."""
+    if index > 0 or pairs(inputs, index):
+        return None
+    log.info("no seed preferences: policy-01 is the starting model")
+    return StepResult(manifest.alias(layout.policy(run_uri, 1), inputs["policy"]), {}, reused=False)
 
 
 class _Round:
-    """The outputs of one round's training and what lies on this machine for it."""
+    """The outputs of one round's training."""
 
-    def __init__(self, recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> None:
+    def __init__(self, recipe: Recipe, inputs: Inputs, run_uri: str, index: int, leader: Leader | None) -> None:
         self._recipe, self._inputs, self._run_uri, self._index = recipe, inputs, run_uri, index
-        self._digests = {name: made.digest for name, made in inputs.items()}
-        self._uri = layout.round_output(run_uri, index, "training")
-        self._checkpoints = join(self._uri, "checkpoints")
+        self._machine = Machine(recipe, inputs, run_uri, index)
+        self._leader = leader
         self._seen: set[str] = set()
         """Local checkpoints that are in the store, or were."""
 
     def train(self, rows: list[Preference], out: Output) -> StepResult:
         self._refuse_foreign_checkpoints()
-        if manifest.find(self._uri) is not None:  # its policy was deleted: both are made anew
-            open_store(self._uri).delete(self._uri)
+        if manifest.find(self._machine.uri) is not None:  # its policy was deleted: both are made anew
+            open_store(self._machine.uri).delete(self._machine.uri)
         training = self._begin()
-        folder = self._job_folder()
-        self._fetch(training, folder)
-        job = self._work(rows, training, folder)
-        metrics = self._finish(training, out, folder, job)
+        self._machine.write_pairs(rows)
+        self._fetch(training)
+        job = self._work(training)
+        metrics = self._finish(training, out, job)
         policy = out.seal(rows=0, deterministic=self._deterministic)
         training.seal(rows=len(rows), deterministic=self._deterministic)
-        shutil.rmtree(folder)
+        shutil.rmtree(self._machine.folder)
         self._clear()
         return StepResult(policy, metrics, reused=False)
 
     def close(self) -> dict[str, float]:
         """Ends what a step was killed in after its policy was complete; the round's metrics."""
-        made = manifest.find(self._uri)
+        made = manifest.find(self._machine.uri)
         if made is None:
             training = self._begin()
             if METRICS not in training.done:  # deleted by hand; the policy stands all the same
@@ -89,7 +96,7 @@ class _Round:
 
     def _begin(self) -> Output:
         """The round's training directory, without the checkpoints below it, which have manifests of their own."""
-        training = begin(self._recipe, "training", "train", self._inputs, self._uri)
+        training = begin(self._recipe, "training", "train", self._inputs, self._machine.uri)
         assert isinstance(training, Output)
         training.keep([name for name in training.done if not name.startswith("checkpoints/")])
         return training
@@ -100,143 +107,110 @@ class _Round:
 
     def _clear(self) -> None:
         """Removes what the complete policy makes useless: checkpoints, and masters of the policies before it."""
-        open_store(self._checkpoints).delete(self._checkpoints)
+        open_store(self._machine.checkpoints).delete(self._machine.checkpoints)
         for index in range(1, self._index + 1):
             uri = layout.masters(self._run_uri, index)
             open_store(uri).delete(uri)
 
-    def _job_folder(self) -> Path:
-        """On this machine's disk, the same for every attempt at this round."""
-        made_from = origin(self._recipe, "training", "train", self._digests)
-        key = canonical_digest([self._uri, vars(made_from)])[:16]
-        folder = manifest.cache_folder() / "train" / key
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
     def _refuse_foreign_checkpoints(self) -> None:
         """Raises StaleOutput: a checkpoint there is of other data, another recipe section or another policy."""
-        wanted = origin(self._recipe, "checkpoint", "train", self._digests)
-        for uri, made in self._stored_checkpoints().items():
+        wanted = origin(self._recipe, "checkpoint", "train", self._machine.digests)
+        for uri, made in self._machine.stored_checkpoints().items():
             if made.origin != wanted:
                 raise StaleOutput(
                     f"{uri}: a checkpoint of another round of training: "
                     f"{', '.join(made.origin.differences(wanted))} differ. Set them back to go on from it, or delete "
-                    f"{self._uri} to train this round from its start"
+                    f"{self._machine.uri} to train this round from its start"
                 )
 
-    def _stored_checkpoints(self) -> dict[str, Manifest]:
-        """The complete checkpoints in the store by URI, oldest first."""
-        names = sorted(open_store(self._checkpoints).list(self._checkpoints))
-        uris = [join(self._checkpoints, n.rpartition("/")[0]) for n in names if n.endswith("/" + manifest.MANIFEST)]
-        found = {uri: manifest.find(uri) for uri in uris}
-        return {uri: made for uri, made in found.items() if made is not None}
-
-    def _fetch(self, training: Output, folder: Path) -> None:
+    def _fetch(self, training: Output) -> None:
         """Brings what an earlier attempt left in the store, where the job folder has nothing newer."""
-        from isr_dpo.dpo import checkpoint, reference
+        from isr_dpo.dpo import reference
 
-        if reference.NAME in training.done and not (folder / reference.NAME).exists():
-            (folder / reference.NAME).write_bytes(training.read(reference.NAME))
-        local = [path.name for path in checkpoint.found(folder / checkpoint.FOLDER)]
-        for uri, made in list(self._stored_checkpoints().items())[-1:]:
-            name = uri.rpartition("/")[2]
-            if name > max(local, default=""):
-                log.info("train: going on from %s", uri)
-                target = folder / checkpoint.FOLDER / name
-                unfinished = target.with_name(f"{name}.unfinished")
-                shutil.rmtree(unfinished, ignore_errors=True)
-                shutil.copytree(manifest.files(made), unfinished, ignore=shutil.ignore_patterns(manifest.MANIFEST))
-                unfinished.rename(target)
+        path = self._machine.folder / reference.NAME
+        if reference.NAME in training.done and not path.exists():
+            path.write_bytes(training.read(reference.NAME))
+        newest = max(self._machine.local_checkpoints(), default="")
+        for uri, made in list(self._machine.stored_checkpoints().items())[-1:]:
+            if uri.rpartition("/")[2] > newest:
+                self._machine.fetch_checkpoint(uri, made)
 
-    def _work(self, rows: list[Preference], training: Output, folder: Path) -> Job:
+    def _work(self, training: Output) -> Job:
         """Trains until the job folder holds the masters; what must outlive this machine goes to the store meanwhile."""
-        from isr_dpo.dpo import reference, step, worker
+        from isr_dpo.dpo import reference, step
 
-        (folder / worker.PAIRS).write_bytes(to_jsonl(rows))
+        folder = self._machine.folder
 
         def follow(entry: Entry) -> None:
-            if reference.NAME not in training.done:
-                training.put(reference.NAME, folder / reference.NAME)
-            self._keep_checkpoints(folder)
+            self._keep_reference(training)
+            self._keep_checkpoints()
             progress(entry)
             shown.log(entry)
 
         if "initial" in self._inputs and not (folder / reference.NAME).exists():
-            initial = self._job(self._inputs["initial"], masters=None, reference_only=True)
-            step.train_round(folder, self._recipe, initial)
-        job = self._job(self._inputs["policy"], masters=self._masters())
+            job = self._machine.job(reference_only=True)
+            step.train_round(folder, self._recipe, job, start=self._start(training, job))
+        job = self._machine.job()
         step.check_masters(job)
         progress = _Progress(title("train", self._index))
         with live.show(self._recipe, run_uri=self._run_uri, step="train", index=self._index) as shown:
-            step.train_round(folder, self._recipe, job, on_step=follow)
+            step.train_round(folder, self._recipe, job, on_step=follow, start=self._start(training, job))
         return job
 
-    def _job(self, policy: Manifest, *, masters: Path | None, reference_only: bool = False) -> Job:
-        from isr_dpo.dpo.worker import Job
+    def _start(self, training: Output, job: Job) -> Callable[..., None] | None:
+        """What starts ranks on all nodes: the others learn what this one goes on from, and find it in the store."""
+        from isr_dpo.dpo import launch, reference
 
-        dataset = self._inputs["dataset"]
-        features = manifest.cache_folder() / "features" / dataset.inputs["frames"][:16]
-        return Job(
-            recipe=self._recipe.canonical(),
-            round_index=self._index,
-            policy=str(manifest.files(policy)),
-            masters=str(masters) if masters else None,
-            frames=str(frame_store(self._run_uri, dataset).folder),
-            features=str(features) if self._recipe.train.cache_features else None,
-            policy_digest=self._inputs.get("initial", self._inputs["policy"]).digest,
-            pairs_digest=self._inputs.get("preferences", dataset).digest,
-            reference_only=reference_only,
-        )
+        leader = self._leader
+        if leader is None:
+            return None
 
-    def _masters(self) -> Path | None:
-        """The fp32 masters of the policy to start from; None where its own files are as exact.
+        def start(folder: Path, *, ranks: int, on_line: Callable[[str], None]) -> None:
+            self._keep_reference(training)
+            self._keep_checkpoints()
+            order = {
+                "reference_only": job.reference_only,
+                "reference": (folder / reference.NAME).exists(),
+                "checkpoint": max(self._machine.local_checkpoints(), default=None),
+            }
+            own = functools.partial(launch.launch, folder, ranks=ranks, on_line=on_line)
+            leader.together(order, functools.partial(own, node=leader.node, watch=leader.check))
 
-        Raises:
-            DataError: this run trained that policy and stores policies rounded, but its masters are gone.
-        """
-        policy, uri = self._inputs["policy"], layout.masters(self._run_uri, self._index)
-        made = manifest.find(uri)
-        if made is not None:
-            if made.inputs != policy.inputs:
-                raise StaleOutput(f"{uri}: masters of another {policy.uri}; delete both and train that round again")
-            return manifest.files(made)
-        of_this_run = policy.uri == layout.policy(self._run_uri, self._index)
-        if of_this_run and self._rounded and not self._recipe.train.allow_rounded_start:
-            raise DataError(
-                f"{uri} is gone: masters are kept for the newest policy alone, and the {self._recipe.model.dtype} "
-                f"weights of {policy.uri} hold only a part of what it learnt. Go on from the newest policy, begin "
-                "again from the first, or accept the loss with train.allow_rounded_start=true"
-            )
-        return None
+        return start
 
-    @property
-    def _rounded(self) -> bool:
-        return self._recipe.model.dtype != "float32"
+    def _keep_reference(self, training: Output) -> None:
+        """Brings the reference's log-probabilities to the store, once they are there."""
+        from isr_dpo.dpo import reference
 
-    def _keep_checkpoints(self, folder: Path) -> None:
+        path = self._machine.folder / reference.NAME
+        if path.exists() and reference.NAME not in training.done:
+            training.put(reference.NAME, path)
+
+    def _keep_checkpoints(self) -> None:
         """Brings new checkpoints to the store, where at most two are kept."""
         from isr_dpo.dpo import checkpoint
 
-        new = [path for path in checkpoint.found(folder / checkpoint.FOLDER) if path.name not in self._seen]
+        new = [name for name in self._machine.local_checkpoints() if name not in self._seen]
         if not new:
             return
-        stored = self._stored_checkpoints()
-        for path in new:
-            uri = join(self._checkpoints, path.name)
-            self._seen.add(path.name)
-            out = manifest.begin(uri, origin(self._recipe, "checkpoint", "train", self._digests))
+        stored = self._machine.stored_checkpoints()
+        for name in new:
+            uri = join(self._machine.checkpoints, name)
+            self._seen.add(name)
+            out = manifest.begin(uri, origin(self._recipe, "checkpoint", "train", self._machine.digests))
             if isinstance(out, Output):
-                out.put_folder(path)
+                out.put_folder(self._machine.folder / checkpoint.FOLDER / name)
                 stored[uri] = out.seal(rows=0, deterministic=self._deterministic)
         for uri in sorted(stored)[: -checkpoint.KEPT]:
             open_store(uri).delete(uri)
 
-    def _finish(self, training: Output, out: Output, folder: Path, job: Job) -> dict[str, float]:
+    def _finish(self, training: Output, out: Output, job: Job) -> dict[str, float]:
         """Stores everything but the manifests of policy and training."""
         from isr_dpo.dpo import reference, step, worker
 
+        folder = self._machine.folder
         metrics = step.export(folder, self._recipe, job)
-        if self._rounded:
+        if self._machine.rounded:
             uri = layout.masters(self._run_uri, self._index + 1)
             masters = begin(self._recipe, "masters", "train", self._inputs, uri)
             if isinstance(masters, Output):
