@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
-from vllm.utils.argparse_utils import FlexibleArgumentParser
+import pytest
 
 from isr_dpo import config
 from tests.manifests.kustomized import built, of_kind
 
+pytest.importorskip("vllm.sampling_params", reason="`make test-vllm` makes the environment for this")
+
 
 def test_the_champions_server_takes_its_arguments() -> None:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
     pod = of_kind(built("prod"), "Deployment")["isr-dpo-serving"]["spec"]["template"]["spec"]
     (server,) = pod["containers"]
     given = [argument.replace("$(MODEL_NAME)", "m") for argument in server["args"]]
