@@ -22,7 +22,18 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 
 def test_help_names_every_command_and_how_a_run_is_started() -> None:
     out = subprocess.run([sys.executable, "-m", "isr_dpo.cli", "--help"], capture_output=True, text=True, check=True)
-    for word in (*STEPS, "world", "ask", "report", "analyse", "promote", "rollback", "python -m pipelines run"):
+    for word in (
+        *STEPS,
+        "world",
+        "ask",
+        "report",
+        "analyse",
+        "promote",
+        "rollback",
+        "estimate",
+        "gc",
+        "python -m pipelines run",
+    ):
         assert word in out.stdout
 
 

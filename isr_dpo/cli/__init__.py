@@ -31,7 +31,9 @@ examples:
   isr-dpo report runs/demo                          write the report page again
   isr-dpo score answers.jsonl --rows msvd.qa.jsonl --out runs/msvd      score any system's predictions
   isr-dpo compare runs/demo:1 runs/demo:3           is policy-03 better than policy-01, question by question?
+  isr-dpo estimate RECIPE --run runs/demo           what it will cost, beside what a run has taken
   isr-dpo promote isr-dpo-smoke --dry-run           would the challenger become champion?
+  isr-dpo gc runs/demo --dry-run                    which large files nobody needs any more
 
 A whole run is started with: python -m pipelines run RECIPE --run-uri URI
 A benchmark of any model:    python -m pipelines evaluate RECIPE --model URI --run-uri URI

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from isr_dpo.config import Recipe
     from isr_dpo.estimate import Estimate, StepCost
 
-HEADER = ("step", "tasks", "GPUs", "GPU-h", "busy", "wall h", "measured h", "read", "written", "GPU memory")
+HEADER = ("step", "tasks", "GPUs", "GPU-h", "busy", "wall", "measured", "read", "written", "GPU memory")
 
 
 def add(commands: Commands) -> None:
@@ -64,7 +64,7 @@ def text(found: Estimate) -> str:
             *lines,
             "",
             f"GPU-hours  {found.gpu_hours:.1f} allocated, {found.busy_gpu_hours:.1f} busy",
-            f"wall time  {found.wall_hours:.1f} h, one task after another",
+            f"wall time  {_time(found.wall_hours)}, one task after another",
             f"store      {size(sum(step.read_bytes for step in found.steps))} read, "
             f"{size(sum(step.written_bytes for step in found.steps))} written, {size(found.stored_bytes)} at the end "
             "(isr-dpo gc makes it less)",
@@ -108,12 +108,18 @@ def _row(step: StepCost) -> tuple[str, ...]:
         str(step.gpus or ""),
         f"{step.gpu_hours:.1f}" if step.gpus else "",
         f"{step.busy_gpu_hours:.1f}" if step.gpus else "",
-        f"{step.wall_hours:.2f}",
-        "" if step.measured_hours is None else f"{step.measured_hours:.2f}",
+        _time(step.wall_hours),
+        "" if step.measured_hours is None else _time(step.measured_hours),
         size(step.read_bytes) if step.read_bytes else "",
         size(step.written_bytes) if step.written_bytes else "",
         memory,
     )
+
+
+def _time(hours: float) -> str:
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.0f} min" if hours * 60 >= 2 else f"{hours * 3600:.0f} s"
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> str:

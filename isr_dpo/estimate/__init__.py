@@ -84,8 +84,11 @@ class Estimate:
 
     @property
     def dominant(self) -> StepCost:
-        """The step that costs most: by GPU-hours, without a GPU by time."""
-        return max(self.steps, key=lambda step: (step.gpu_hours, step.wall_hours))
+        """The step that costs most: by GPU-hours, without a GPU by time, measured where it is."""
+        return max(
+            self.steps,
+            key=lambda s: (s.gpu_hours, s.wall_hours if s.measured_hours is None else s.measured_hours),
+        )
 
     def findings(self) -> list[str]:
         """What speaks against submitting it, each with the way out; none: within all limits that the recipe states."""

@@ -206,6 +206,9 @@ def test_a_finished_run_s_times_stand_beside(tmp_path: Path) -> None:
     assert hours(made, "train").measured_hours == pytest.approx(17_000 * (3 + 8) * 2.5 / 3600)
     assert hours(made, "prefer").measured_hours == pytest.approx(17_000 * 8 * 0.25 / 3600)
     assert hours(made, "answer").measured_hours is None
+    small = Counts(rows=10, seed=10, videos=10, sets={"dev": 10}, clips=1000)
+    cpu = estimate(recipe("model.device=cpu"), counts=small, model=SEVEN_B, measured={"evaluate": 1e9})
+    assert cpu.dominant.step == "evaluate"
     with pytest.raises(DataError, match=r"no run\.json there"):
         seconds_a_unit(str(tmp_path))
 
@@ -221,6 +224,8 @@ def test_the_command_prints_a_table_or_json_and_fails_above_a_limit(
     said = capsys.readouterr().out
     assert "paper on 8 x A100-80G: 17000 rows of 17000 videos, 2000 questions in 1 sets" in said
     assert "dominates  train; cheaper: " in said
+    train = next(line for line in said.splitlines() if line.startswith("train "))
+    assert train.split()[:3] == ["train", "9", "8"]
     assert cli.main([*command, "--json", "--set", "max_gpu_hours=1"]) == 2
     out, err = capsys.readouterr()
     tree = json.loads(out)
