@@ -43,10 +43,14 @@ def fresh_database(folder: Path) -> str:
     return f"sqlite:///{file}"
 
 
-@functools.cache
 def shared_server(database: str | None = None) -> str:
     """The address of an `mlflow server` on `database`, or on one of SQLite, that lives as long as the test session.
     Tests share it: name things apart."""
+    return _server(database)
+
+
+@functools.cache
+def _server(database: str | None) -> str:
     folder = _scratch() / ("server" if database is None else "server-on-another-database")
     folder.mkdir()
     with socket.socket() as free:
