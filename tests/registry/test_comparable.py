@@ -15,6 +15,7 @@ from isr_dpo.cli import main
 from isr_dpo.config import Recipe
 from isr_dpo.errors import GuardTripped
 from isr_dpo.evaluate import open_protocol
+from isr_dpo.mlflow_client import open_client
 from isr_dpo.registry import Decision, Submission, decide, promote, submissions
 from pipelines import __main__ as command_line
 from pipelines import recipe_files
@@ -224,6 +225,25 @@ def test_a_candidate_whose_run_is_gone_is_promoted_by_force_alone(uri: str, tmp_
         promote(decision, uri=uri)
     assert promote(decision, uri=uri, force=True).done
     assert aliases(uri)["champion"] == "2"
+
+
+def by_hand(uri: str, source: Path) -> str:
+    client = open_client(uri)
+    return str(client.create_model_version("m", source=str(source)).version)
+
+
+def test_a_champion_that_somebody_registered_by_hand_is_asked(uri: str, tmp_path: Path) -> None:
+    RegisteredRun(uri, tmp_path, "newer").policy(1, marks(right=30))
+    open_client(uri).set_registered_model_alias("m", "champion", by_hand(uri, tmp_path / "theirs"))
+    assert only(decide("m", uri=uri)).recipe.model.start == str(tmp_path / "theirs")
+
+
+def test_a_candidate_that_somebody_registered_by_hand_is_refused_by_name(uri: str, tmp_path: Path) -> None:
+    crowned(uri, tmp_path, marks(right=20))
+    decision = decide("m", uri=uri, version=by_hand(uri, tmp_path / "theirs"))
+    assert "m version 2 has no tag isr_dpo.run_uri: it was not registered by" in decision.reason
+    with pytest.raises(GuardTripped):
+        promote(decision, uri=uri)
 
 
 def test_a_dev_set_under_another_name_in_the_older_run_is_found_by_its_questions(uri: str, tmp_path: Path) -> None:
