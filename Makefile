@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 VLLM := .venv-vllm
+LINT := .venv-lint
 RUN ?= runs/demo
 IMAGES ?= cpu engine train
 
@@ -48,13 +49,27 @@ $(VLLM)/ready: pyproject.toml constraints-vllm.txt tests/vllm/torchvision_schema
 test-vllm: $(VLLM)/ready  ## the tests of vLLM's engine, in an environment of their own (no GPU needed)
 	@TORCHDYNAMO_DISABLE=1 $(VLLM)/bin/python -m pytest tests/vllm
 
-check: $(VENV)/ready  ## formatting, lint, types, import rules
+# checkov asks for versions of its own of what everybody uses.
+$(LINT)/ready: Makefile
+	@test -x $(LINT)/bin/python || $(PYTHON) -m venv $(LINT)
+	@$(LINT)/bin/python -m pip install --quiet --disable-pip-version-check checkov==3.3.30 2> $(LINT)/pip.log || { cat $(LINT)/pip.log; exit 1; }
+	@touch $@
+
+check: $(VENV)/ready $(LINT)/ready  ## formatting, lint, types, import rules, images, manifests
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(BIN)/hadolint images/*/Dockerfile
 	@$(BIN)/shellcheck images/*.sh
+	@$(LINT)/bin/checkov --config-file images/.checkov.yaml --directory images
+	@mkdir -p build/manifests
+	@if command -v kubectl > /dev/null; then \
+	    for name in overlays/dev overlays/prod data-fetch; do \
+	        kubectl kustomize manifests/$$name > build/manifests/$$(basename $$name).yaml; \
+	        $(LINT)/bin/checkov --config-file manifests/.checkov.yaml --file build/manifests/$$(basename $$name).yaml; \
+	    done; \
+	else echo "kubectl is not installed: the manifests were not checked"; fi
 
 compile: $(VENV)/ready  ## build/<recipe>-<placement>.yaml, a package for Kubeflow Pipelines
 	@$(BIN)/python -m pipelines compile pipelines/recipes/smoke.yaml
