@@ -30,7 +30,6 @@ from components.prepare import prepare
 from components.register import register
 from components.report import report
 from components.retrospect import retrospect
-from components.train import train
 from isr_dpo.config import Recipe
 from pipelines.evaluate import benchmark, graded
 from pipelines.placed import Placed
@@ -86,7 +85,7 @@ def unroll(recipe: Recipe, tasks: Tasks, recipe_digest: str, *, in_order: bool) 
     """All tasks of a run. Round t reads policy-t and writes policy-(t+1); round 0 is the seed DPO."""
     start = tasks.add(preflight, recipe_digest=recipe_digest).outputs["policy"]
     dataset = tasks.add(prepare, policy=start).outputs["dataset"]
-    seed = tasks.add(train, index=0, policy=start, dataset=dataset).outputs["trained"]
+    seed = tasks.train(index=0, policy=start, dataset=dataset).outputs["trained"]
     design = recipe.retrospect.context
     policy, contexts, page = seed, None, None
     for index in range(1, recipe.iterations):
@@ -96,7 +95,7 @@ def unroll(recipe: Recipe, tasks: Tasks, recipe_digest: str, *, in_order: bool) 
         tasks.barrier = page if in_order else None
         made = made or by_stage(tasks, design, contexts, **held)
         anchor = {"initial": seed} if recipe.train.reference == "initial" else {}
-        policy = tasks.add(train, preferences=made.preferences, **held, **anchor).outputs["trained"]
+        policy = tasks.train(preferences=made.preferences, **held, **anchor).outputs["trained"]
         contexts = made.contexts
     assess(tasks, recipe.iterations, policy, dataset, after=page)
 

@@ -5,6 +5,7 @@ import re
 from kfp import kubernetes
 from kfp.dsl.pipeline_task import PipelineTask
 
+from isr_dpo.cluster.train_job import Pods, SecretKey
 from isr_dpo.config import Recipe
 from isr_dpo.preflight import PLACEMENT
 from pipelines.placement import STEP_CLASSES, Placement, Step
@@ -33,6 +34,35 @@ class Placed:
         self._label(task, name)
         self._bound(task, step)
         return task
+
+    def train_pods(self) -> Pods | None:
+        """The nodes of a TrainJob, where train goes over several; `put` places the task that creates it."""
+        placement, step = self._placement, self._placement.steps["train"]
+        if step.nodes == 1:
+            return None
+        gpu = step.gpu if uses_gpu(self._recipe, "train") else None
+        size = step if gpu or not step.gpu else placement.without_gpu
+        where, image = placement.nodes_of(step, gpu=gpu is not None), placement.images[step.image]
+        secrets = [SecretKey(key, secret, key) for secret, keys in placement.secrets_of(step).items() for key in keys]
+        return Pods(
+            image=image,
+            nodes=step.nodes,
+            gpus=gpu.count if gpu else 0,
+            gpu_resource=placement.gpus[gpu.kind].resource if gpu else "nvidia.com/gpu",
+            deadline_minutes=step.deadline_minutes,
+            requests=size.requests.model_dump(),
+            limits=size.limits.model_dump(),
+            node_selector=where.node_selector,
+            tolerations=tuple(each.model_dump(exclude_none=True) for each in where.tolerations),
+            queue=placement.queue,
+            service_account=placement.train_service_account,
+            user=placement.user,
+            cache_claim=placement.cache_claim,
+            shm=size.shm or "64Mi",
+            env={**placement.env, IMAGE: image, PLACEMENT: placement.name},
+            secrets=tuple(secrets),
+            labels=self._labels,
+        )
 
     def _contain(self, task: PipelineTask, name: str, step: Step) -> None:
         """Image, user, environment, and the two places that may be written to."""

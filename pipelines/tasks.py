@@ -7,6 +7,8 @@ from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.pipeline_channel import PipelineChannel
 from kfp.dsl.pipeline_task import PipelineTask
 
+from components.train import train
+from components.train_launch import train_launch
 from isr_dpo.titles import title
 from pipelines.placed import Placed
 
@@ -27,6 +29,11 @@ class Tasks:
         if self._placed is not None:
             self._placed.put(task, component.name)
         return task if self.barrier is None else task.after(self.barrier)
+
+    def train(self, **inputs: Any) -> PipelineTask:
+        """A task of train; where it goes over several nodes, of train_launch, which creates them and waits."""
+        pods = self._placed and self._placed.train_pods()
+        return self.add(train_launch, pods=pods.to_json(), **inputs) if pods else self.add(train, **inputs)
 
     def fan_out(self, component: BaseComponent, *, after: PipelineTask | None = None, **inputs: Any) -> PipelineTask:
         """A task of `component`, whose parts are done before it by as many tasks as there are pods, side by side: it

@@ -26,8 +26,6 @@ MANAGER = "isr-dpo"
 DIGEST = "isr-dpo/digest"
 """Annotation: of all that was asked for, so that a step knows its own object again."""
 QUEUE = "kueue.x-k8s.io/queue-name"
-USER = 10001
-"""Of our images."""
 ENTRY = ("python", "-m", "isr_dpo.steps.train_node")
 _STRICT = ConfigDict(extra="forbid")
 _Quantities = Mapping[str, str]
@@ -68,6 +66,8 @@ class Pods:
     """The volume of /cache, by claim; none: the node's own disk."""
     shm: str = "16Gi"
     """Of shared memory, which NCCL uses: a part of the memory limit."""
+    user: int = 10001
+    """Of our images."""
     env: Mapping[str, str] = field(default_factory=dict)
     secrets: tuple[SecretKey, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -98,12 +98,12 @@ def job_name(run_uri: str, run_id: str, step: str, index: int) -> str:
 def train_job(name: str, pods: Pods, arguments: Sequence[str], *, ranks: int, run_id: str) -> dict[str, Any]:
     """The object. `arguments` go to `isr_dpo.steps.train_node` on every node, which starts `ranks` ranks there."""
     labels = {
+        "isr-dpo/run": _label(run_id),
         **pods.labels,
         "app.kubernetes.io/name": "train",
         "app.kubernetes.io/part-of": "isr-dpo",
         "app.kubernetes.io/managed-by": MANAGER,
         "isr-dpo/step": "train",
-        "isr-dpo/run": _label(run_id),
     }
     spec = {
         "runtimeRef": {"apiGroup": GROUP, "kind": "ClusterTrainingRuntime", "name": pods.runtime},
@@ -150,9 +150,9 @@ def _patch(pods: Pods, labels: Mapping[str, str]) -> dict[str, Any]:
         "tolerations": [dict(toleration) for toleration in pods.tolerations],
         "securityContext": {
             "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
+            "runAsUser": pods.user,
+            "runAsGroup": pods.user,
+            "fsGroup": pods.user,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
