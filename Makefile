@@ -65,9 +65,9 @@ check: $(VENV)/ready $(LINT)/ready  ## formatting, lint, types, import rules, im
 	@$(LINT)/bin/checkov --config-file images/.checkov.yaml --directory images
 	@mkdir -p build/manifests
 	@if command -v kubectl > /dev/null; then \
-	    for name in overlays/dev overlays/prod data-fetch; do \
-	        kubectl kustomize manifests/$$name > build/manifests/$$(basename $$name).yaml; \
-	        $(LINT)/bin/checkov --config-file manifests/.checkov.yaml --file build/manifests/$$(basename $$name).yaml; \
+	    for name in dev prod; do \
+	        (kubectl kustomize manifests/overlays/$$name; echo ---; kubectl kustomize manifests/data-fetch) > build/manifests/$$name.yaml; \
+	        $(LINT)/bin/checkov --config-file manifests/.checkov.yaml --file build/manifests/$$name.yaml; \
 	    done; \
 	else echo "kubectl is not installed: the manifests were not checked"; fi
 
