@@ -25,8 +25,8 @@ def add(commands: Commands) -> None:
         "bandwidth in decoding, 55 % of the peak in training) and, with --run, by what a finished run has taken. "
         "Exits with 2 above a limit of the recipe (max_gpu_hours, evaluate.max_cost_usd) or of a GPU's memory.",
     )
-    estimate.add_argument("recipe", metavar="RECIPE", type=Path, help="a recipe file")
-    estimate.add_argument("--placement", type=Path, metavar="FILE", help="GPUs by step (default: one node, 8 A100-80G)")
+    estimate.add_argument("recipe", metavar="RECIPE", help="a recipe file, or in a checkout the name of one (smoke)")
+    estimate.add_argument("--placement", metavar="FILE", help="or a name (gke): GPUs by step (default: 8 A100-80G)")
     estimate.add_argument("--run", dest="measured", metavar="RUN", help="a finished run: its measured times beside")
     estimate.add_argument("--rows", type=count, metavar="N", help="training rows, instead of reading data.train")
     estimate.add_argument("--videos", type=count, metavar="N", help="distinct videos of them (default: one a row)")
@@ -42,7 +42,7 @@ def _estimate(options: argparse.Namespace) -> None:
     from isr_dpo import config
     from isr_dpo.errors import RecipeError
 
-    found = _made(options, config.load(options.recipe, changes=options.set))
+    found = _made(options, config.load(_file(options.recipe, "recipes"), changes=options.set))
     print(json.dumps(_tree(found), indent=1) if options.json else text(found))
     if findings := found.findings():
         raise RecipeError(f"{options.recipe}:\n" + "\n".join(f"  - {finding}" for finding in findings))
@@ -74,6 +74,12 @@ def text(found: Estimate) -> str:
     )
 
 
+def _file(text: str, kind: str) -> Path:
+    """The file of that path; where there is none, the checkout's `pipelines/<kind>/<text>.yaml`."""
+    named = Path("pipelines", kind, f"{text}.yaml")
+    return named if "/" not in text and not Path(text).is_file() and named.is_file() else Path(text)
+
+
 def _made(options: argparse.Namespace, recipe: Recipe) -> Estimate:
     from isr_dpo.estimate import counts, estimate, read_placement, shapes
     from isr_dpo.estimate.measured import seconds_a_unit
@@ -88,7 +94,7 @@ def _made(options: argparse.Namespace, recipe: Recipe) -> Estimate:
         model = shapes.shape_of(tree, frames=recipe.data.frames, video_tokens=options.video_tokens)
     return estimate(
         recipe,
-        read_placement(options.placement) if options.placement else None,
+        read_placement(_file(options.placement, "placements")) if options.placement else None,
         counts=counts.count(recipe, rows=options.rows, videos=options.videos, set_rows=options.set_rows),
         model=model,
         measured=seconds_a_unit(options.measured) if options.measured else None,

@@ -10,8 +10,8 @@ from isr_dpo.estimate.work import WEIGHT_BYTES, Texts
 
 ENGINE_ACTIVATIONS = 4e9
 """What an engine's largest step needs beside weights, keys and values, on a 7B model."""
-ACTIVATION_BYTES = 4.6e6 / (32 * 4096)
-"""Of training, a token, layer and unit of width, without gradient checkpointing: 11 GB a pair of Video-LLaVA-7B."""
+ACTIVATION_BYTES = 4.6e6 / (32 * (8 * 4096 + 4 * 11008))
+"""Of training, a number that the backward pass needs: 4.6 MB a token, 11 GB a pair, of Video-LLaVA-7B."""
 CHECKPOINTED = 32
 """Gradient checkpointing keeps about so much less, and one layer's all."""
 
@@ -52,7 +52,7 @@ def training(recipe: Recipe, model: ModelShape, *, ranks: int) -> float:
     stage = settings.zero_stage
     weights = model.weights * WEIGHT_BYTES / (ranks if stage == 3 else 1)
     states = trained * (gradient / (ranks if stage >= 2 else 1) + 12 / (ranks if stage >= 1 else 1))
-    a_token = ACTIVATION_BYTES * model.text.width * model.text.layers
+    a_token = ACTIVATION_BYTES * model.activations
     if settings.gradient_checkpointing:
         a_token = a_token / CHECKPOINTED + a_token / model.text.layers
     return weights + states + settings.micro_batch_tokens * a_token

@@ -42,6 +42,8 @@ class ModelShape:
     weights: int
     """All of them."""
     kv_bytes: int
+    activations: int
+    """Numbers that a backward pass needs of one token, about: what enters each linear layer and norm."""
     linear_sides: int
     """Inputs and outputs of all linear layers of the language model together: LoRA's weights are rank times these."""
     video_tokens: int
@@ -113,6 +115,7 @@ def shape_of(config: Mapping[str, Any], *, frames: int, video_tokens: int | None
         trained=trained,
         weights=trained + tower.weights * _TOWERS.get(family, 1) + hidden * (tower.width + hidden),
         kv_bytes=2 * layers * values * 2,
+        activations=layers * (6 * hidden + 2 * values + 4 * inner),
         linear_sides=layers * sides,
         video_tokens=video_tokens or tower.video_tokens,
         pixels=tower.pixels,

@@ -233,6 +233,8 @@ def test_the_command_prints_a_table_or_json_and_fails_above_a_limit(
     assert tree["findings"][0] in err
     assert cli.main(["estimate", str(tmp_path / "paper.yaml"), "--placement", "none.yaml", *command[2:]]) == 2
     assert "none.yaml: cannot be read" in capsys.readouterr().err
+    assert cli.main(["estimate", "smoke", "--rows", "5", "--set-rows", "5", "--placement", "local"]) == 0
+    assert "smoke on no GPU" in capsys.readouterr().out
 
 
 def test_the_demo_s_recipe_needs_no_gpu_and_a_benchmark_of_files_no_model() -> None:

@@ -31,6 +31,17 @@ SEVEN_B = replace(
     ),
     tower_flops=0.0,  # the tables leave it out
 )
+QWEN = {
+    "architectures": [ARCHITECTURE["qwen2_5_vl"]],
+    "hidden_size": 3584,
+    "intermediate_size": 18944,
+    "num_hidden_layers": 28,
+    "num_attention_heads": 28,
+    "num_key_value_heads": 4,
+    "tie_word_embeddings": False,
+    "vocab_size": 152064,
+    "vision_config": {"depth": 32, "hidden_size": 1280, "patch_size": 14, "spatial_merge_size": 2},
+}
 A100 = device("A100-80G")
 PAIRS = 17_000 * 9
 
@@ -108,18 +119,7 @@ def test_what_a_published_config_leaves_out_is_as_in_transformers(family: str) -
 
 def test_qwen_s_own_flat_config() -> None:
     """Qwen2.5-VL-7B as published; its card says 6.53 billion weights without embeddings, and 768 tokens two frames."""
-    tree = {
-        "architectures": [ARCHITECTURE["qwen2_5_vl"]],
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "tie_word_embeddings": False,
-        "vocab_size": 152064,
-        "vision_config": {"depth": 32, "hidden_size": 1280, "patch_size": 14, "spatial_merge_size": 2},
-    }
-    found = shape_of(tree, frames=16)
+    found = shape_of(QWEN, frames=16)
     assert found.text.weights / 1e9 == pytest.approx(6.53, abs=0.005)
     assert found.weights / 1e9 == pytest.approx(8.29, abs=0.05)
     assert found.video_tokens == 8 * 768
@@ -148,6 +148,14 @@ def test_memory_of_training_is_the_reference_s() -> None:
     assert memory.training(recipe(zero_stage=3), SEVEN_B, ranks=8) < pair
     assert memory.training(recipe(gradient_checkpointing=True), SEVEN_B, ranks=8) < pair
     assert memory.training(recipe(lora_rank=16), SEVEN_B, ranks=1) < pair
+
+
+def test_a_wider_mlp_needs_more_memory_to_train() -> None:
+    """A token of Qwen2.5-VL-7B: 28 layers of 6 x 3584 + 2 x 512 + 4 x 18944 numbers, at 1.87 bytes each."""
+    qwen = shape_of(QWEN, frames=16)
+    more = memory.training(recipe(micro_batch_tokens=2000), qwen, ranks=8)
+    less = memory.training(recipe(micro_batch_tokens=1000), qwen, ranks=8)
+    assert (more - less) / 1000 == pytest.approx(28 * (6 * 3584 + 2 * 512 + 4 * 18944) * 1.87, rel=0.01)
 
 
 def test_memory_of_an_engine_says_how_many_texts_it_writes_at_a_time() -> None:
