@@ -25,6 +25,7 @@ from isr_dpo.errors import DataError, IsrDpoError, OutsideError
 from isr_dpo.steps import StepResult, execute, run_step
 from isr_dpo.steps.inputs import inputs_of
 from isr_dpo.steps.train_launch import train_launch
+from isr_dpo.stores import read_bytes
 from isr_dpo.stores.lock import owner
 from tests.loop import recipe_for, run_loop
 from tests.servers.kube_server import KubeServer
@@ -74,15 +75,16 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield threads
 
 
-def launch(recipe: Recipe, run: str) -> StepResult:
+def launch(recipe: Recipe, run: str, index: int = 0) -> StepResult:
     """As the component train_launch does, which holds the run while it waits."""
     work = functools.partial(train_launch, run_id=RUN_ID, pods=PODS)
+    inputs = inputs_of("train", recipe, run, index)
     with owner(run, RUN_ID):
-        return run_step("train", recipe, inputs_of("train", recipe, run, 0), run, 0, run_id=RUN_ID, work=work)
+        return run_step("train", recipe, inputs, run, index, run_id=RUN_ID, work=work)
 
 
-def launched(pool: ThreadPoolExecutor, recipe: Recipe, run: str) -> Future[StepResult]:
-    return pool.submit(launch, recipe, run)
+def launched(pool: ThreadPoolExecutor, recipe: Recipe, run: str, index: int = 0) -> Future[StepResult]:
+    return pool.submit(launch, recipe, run, index)
 
 
 def play(server: KubeServer, folder: Path) -> None:
@@ -126,28 +128,35 @@ def copy_lines(server: KubeServer, rank: int, pod: subprocess.Popen[str]) -> Non
         server.say(line.rstrip("\n"), node=rank)
 
 
+@pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
 def test_a_cluster_trains_the_round_and_the_step_has_its_policy(
     server: KubeServer,
     pool: ThreadPoolExecutor,
     recipe: Recipe,
-    run: str,
+    run_uri: str,
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """In S3, where nodes share nothing else; from masters, on the reference of another policy: all that they fetch."""
     caplog.set_level("INFO", logger="isr_dpo")
-    step = launched(pool, recipe, run)
+    sections = {"model": {"dtype": "bfloat16"}, "train": {"reference": "initial"}}
+    parts = {name: getattr(recipe, name).model_copy(update=update) for name, update in sections.items()}
+    recipe = recipe.model_copy(update=parts)
+    run_loop(recipe, run_uri, until=("judge", 1))
+    step = launched(pool, recipe, run_uri, 1)
     play(server, tmp_path)
     result = step.result(timeout=30)
-    policy = manifest.find(layout.policy(run, 1))
+    policy = manifest.find(layout.policy(run_uri, 2))
     assert policy is not None
     assert result.manifest == policy
-    assert result.metrics["pairs"] == 4
+    assert result.metrics["pairs"] > 0
+    assert manifest.find(layout.masters(run_uri, 2)) is not None
     assert any("node 0 | " in r.message and "reward accuracy" in r.message for r in caplog.records)
     assert server.jobs == {}
-    (attempt,) = json.loads(Path(run, "times", "train-00.json").read_text())["attempts"]  # of the work, not the waiting
+    (attempt,) = json.loads(read_bytes(layout.time(run_uri, "train", 1)))["attempts"]  # of the work, not the waiting
     assert attempt["ended"] == "done"
     asked = len(server.asked)
-    assert launch(recipe, run).manifest == policy
+    assert launch(recipe, run_uri, 1).manifest == policy
     assert len(server.asked) == asked  # what stands complete needs no cluster
 
 
