@@ -10,8 +10,9 @@ from isr_dpo.estimate.work import WEIGHT_BYTES, Texts
 
 ENGINE_ACTIVATIONS = 4e9
 """What an engine's largest step needs beside weights, keys and values, on a 7B model."""
-ACTIVATION_BYTES = 4.6e6 / (32 * (8 * 4096 + 4 * 11008))
-"""Of training, a number that the backward pass needs: 4.6 MB a token, 11 GB a pair, of Video-LLaVA-7B."""
+ACTIVATION_BYTES = 2.4
+"""Of training in bf16, a number that the backward pass needs: what autograd keeps of transformers' LLaMA and Qwen2
+layers, some of it in fp32 [M]. 5.9 MB a token, 14 GB a pair, of Video-LLaVA-7B; the reference derived 4.6 and 11."""
 CHECKPOINTED = 32
 """Gradient checkpointing keeps about so much less, and one layer's all."""
 
@@ -42,8 +43,8 @@ def engine_room(recipe: Recipe, model: ModelShape, texts: Texts, *, memory: floa
 def training(recipe: Recipe, model: ModelShape, *, ranks: int) -> float:
     """Of one of `ranks`: bf16 weights, gradients, fp32 masters with Adam's two moments, and activations.
 
-    ZeRO splits masters and moments from stage 1 on, gradients from 2, weights at 3. 7B on 8 ranks at stage 2: 27 GB and
-    11 GB a pair.
+    ZeRO splits masters and moments from stage 1 on, gradients from 2, weights at 3. 7B on 8 ranks at stage 2: 28 GB and
+    14 GB a pair.
     """
     settings = recipe.train
     rank = settings.lora_rank

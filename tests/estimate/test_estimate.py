@@ -104,7 +104,7 @@ def test_limits_of_the_recipe_and_of_a_gpu_are_findings() -> None:
     over, money, memory = made.findings()
     assert "max_gpu_hours is 10" in over
     assert "evaluate.max_cost_usd is 1" in money
-    assert memory.startswith("train needs about 17")
+    assert memory.startswith("train needs about 22")
     assert "of a GPU that has 80" in memory
 
 
