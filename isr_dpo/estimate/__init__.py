@@ -136,7 +136,7 @@ def estimate(
     tasks = list(planner.tasks())
     steps = _steps(planner, tasks, measured or {})
     masters = 4.0 * planner.model.trained if recipe.model.dtype != "float32" and recipe.iterations > 1 else 0.0
-    made = recipe.iterations - (0 if counts.seed else 1)
+    made = recipe.iterations - (0 if planner.seeded else 1)
     return Estimate(
         recipe=recipe.name,
         placement="no GPU" if recipe.model.device == "cpu" else placement.name,

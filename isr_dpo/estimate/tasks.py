@@ -65,7 +65,7 @@ class Planner:
             yield self._answer(0, recipe.sets_at(0))
             yield self._evaluate(0)
             return
-        if self.counts.seed:
+        if self.seeded:
             yield self._train(0)
         for index in range(1, recipe.iterations + 1):
             if index < recipe.iterations:
@@ -73,6 +73,11 @@ class Planner:
             answered = [recipe.evaluate.dev] if recipe.engine.fused and index < recipe.iterations else []
             yield self._answer(index, [name for name in recipe.sets_at(index) if name not in answered])
             yield self._evaluate(index)
+
+    @property
+    def seeded(self) -> bool:
+        """Whether there is a seed DPO; without one policy-01 is the start."""
+        return self.counts.seed > 0 and self.recipe.train.seed_epochs > 0
 
     def place(self, step: str) -> Place | None:
         return None if self.recipe.model.device == "cpu" else self._placement.place(step)
@@ -150,7 +155,7 @@ class Planner:
         moving = model.trained if settings.lora_rank is None else settings.lora_rank * model.linear_sides
         minutes = max(settings.checkpoint_minutes, 1.0)
         checkpoints = 12.0 * moving * int(busy / ranks / 60 / minutes)
-        fetched = self.policy_bytes + self.frame_bytes + (masters if index > (1 if self.counts.seed == 0 else 0) else 0)
+        fetched = self.policy_bytes + self.frame_bytes + (masters if index > (0 if self.seeded else 1) else 0)
         nodes = place.nodes if place else 1
         kept = self.policy_bytes + masters
         seconds = busy / ranks + self._overhead(device, fetched + kept)

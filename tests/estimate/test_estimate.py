@@ -65,6 +65,12 @@ def test_the_paper_s_run_on_one_node() -> None:
     assert train.read_bytes == pytest.approx(9 * (policy + frames) + 8 * masters)
 
 
+def test_without_seed_preferences_policy_01_is_the_start() -> None:
+    made = estimate(recipe(), counts=Counts(17_000, 0, 17_000, {"dev": 2_000}, 18_000), model=SEVEN_B)
+    assert hours(made, "train").tasks == 8
+    assert made.stored_bytes < estimate(recipe(), counts=PAPER, model=SEVEN_B).stored_bytes
+
+
 def test_gpus_that_wait_are_counted() -> None:
     """Twice the GPUs halve the work's time and not the starting, so they are allocated for longer in sum."""
     small = Counts(rows=500, seed=0, videos=500, sets={"dev": 200}, clips=700)
