@@ -27,13 +27,10 @@ def check(recipe: Recipe, run_uri: str) -> None:
         RecipeError: every finding, a line each.
     """
     checks: tuple[Callable[[], object], ...] = (
-        lambda: prompts.load(recipe.prompts),
-        lambda: check_start(recipe),
-        lambda: _check_sources(recipe),
-        lambda: _check_store(run_uri),
+        *outside(recipe, run_uri),
         lambda: _check_keys(recipe),
         lambda: _check_grader(recipe, run_uri),
-        lambda: _check_tracking(recipe, run_uri),
+        lambda: check_tracking(recipe, run_uri),
     )
     findings = []
     for probe in checks:
@@ -43,6 +40,22 @@ def check(recipe: Recipe, run_uri: str) -> None:
             findings.append(str(error))
     if findings:
         raise RecipeError("preflight:\n" + "\n".join(f"  - {finding}" for finding in findings))
+
+
+def outside(recipe: Recipe, run_uri: str) -> tuple[Callable[[], object], ...]:
+    """The probes that a submission makes too, before there is a pod: each raises an IsrDpoError, the finding."""
+    return (
+        lambda: prompts.load(recipe.prompts),
+        lambda: check_start(recipe),
+        lambda: _check_sources(recipe),
+        lambda: _check_store(run_uri),
+    )
+
+
+def standing_recipe(run_uri: str) -> Mapping[str, Any] | None:
+    """The recipe, as a tree, of the run that lies at `run_uri`; None where none does."""
+    standing = _standing(run_uri)
+    return None if standing is None else dict(standing["recipe"])
 
 
 def claim(recipe: Recipe, run_uri: str) -> None:
@@ -150,7 +163,7 @@ def _check_grader(recipe: Recipe, run_uri: str) -> None:
         check_endpoint(recipe.evaluate)
 
 
-def _check_tracking(recipe: Recipe, run_uri: str) -> None:
+def check_tracking(recipe: Recipe, run_uri: str) -> None:
     """Is MLflow there, and will it take the policies? What it no longer has of this run's steps is logged again."""
     from isr_dpo import registry, tracking
 

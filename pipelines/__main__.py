@@ -1,4 +1,4 @@
-"""`python -m pipelines compile | run | evaluate`: the loop, or a benchmark, as a package for a cluster or here."""
+"""`python -m pipelines compile | submit | run | evaluate`: the loop, or a benchmark, on a cluster or here."""
 
 import argparse
 import json
@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from isr_dpo.config import Recipe
-from isr_dpo.errors import IsrDpoError
+from isr_dpo.errors import IsrDpoError, RecipeError
 from isr_dpo.manifest import STRICT_CODE
 from pipelines import recipe_files
 
@@ -53,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run the pipeline on this machine; run it again to go on or to verify")
     run.add_argument("recipe", metavar="RECIPE", help=RECIPE)
     run.set_defaults(command=_run)
+    _add_submit(commands)
     evaluate = commands.add_parser("evaluate", help="benchmark a model on the recipe's sets: train nothing")
     evaluate.add_argument("recipe", metavar="RECIPE", help=RECIPE)
     evaluate.add_argument(
@@ -65,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--run-id", metavar="ID", help="who holds the run's lock (default: a new one)")
         command.add_argument("--strict-code", action="store_true", help="refuse finished work that other code has made")
-    for command in (compile_, run, evaluate):
+    for command in commands.choices.values():
         command.add_argument(
             "--set",
             action="append",
@@ -75,6 +77,52 @@ def _parser() -> argparse.ArgumentParser:
         )
         command.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return parser
+
+
+def _add_submit(commands: Any) -> None:
+    submit = commands.add_parser(
+        "submit", help="run the pipeline on a cluster: everything it needs is checked first; submit again to go on"
+    )
+    submit.add_argument("recipe", nargs="?", metavar="RECIPE", help=RECIPE + "; with --fork by default that run's")
+    submit.add_argument("--placement", default="local", metavar="PLACEMENT", help=PLACEMENT)
+    submit.add_argument("--run-uri", required=True, metavar="URI", help="where the run lies: s3://bucket/prefix")
+    submit.add_argument("--host", metavar="URL", help="of Kubeflow Pipelines (default: by the kubeconfig)")
+    submit.add_argument("--namespace", metavar="NAME", help="of the run's pods (default: the kubeconfig's)")
+    submit.add_argument("--experiment", default="isr-dpo", metavar="NAME", help="in KFP (default: isr-dpo)")
+    submit.add_argument("--fork", metavar="POLICY", help="start from another run's policy: s3://bucket/run/policy-03")
+    submit.add_argument("--follow", action="store_true", help="stay until the run has ended, with its exit code")
+    submit.add_argument("--dry-run", action="store_true", help="check everything, start nothing")
+    submit.add_argument(
+        "--without-kubernetes", action="store_true", help="check nothing that only Kubernetes itself can tell"
+    )
+    submit.set_defaults(command=_submit)
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from pipelines import placement as placements
+
+    place = placements.load(options.placement)
+    if options.fork is not None:
+        from pipelines.fork import fork
+
+        recipe, reuses = fork(options.fork, recipe=options.recipe, changes=options.set)
+    elif options.recipe is None:
+        raise RecipeError("submit: a RECIPE, or --fork POLICY")
+    else:
+        recipe, reuses = recipe_files.load(options.recipe, changes=options.set), None
+    recipe = placements.fitted(recipe, place)
+    from pipelines.submit import Target, submit
+
+    target = Target(options.host, options.namespace, options.experiment, not options.without_kubernetes)
+    return submit(
+        recipe,
+        place,
+        options.run_uri.rstrip("/"),
+        target,
+        reuses=reuses,
+        dry_run=options.dry_run,
+        followed=options.follow,
+    )
 
 
 def _compile(options: argparse.Namespace) -> int:

@@ -77,6 +77,8 @@ class GpuNodes(Nodes):
     """Nodes with GPUs of one kind."""
 
     resource: str = "nvidia.com/gpu"
+    scales_from_zero: bool = False
+    """An autoscaler that Kubernetes cannot be asked about makes such nodes when a pod waits: none need be there."""
 
 
 class Gpu(Part):

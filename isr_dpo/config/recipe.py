@@ -97,8 +97,8 @@ class Train(Section):
     learning_rate: Annotated[float, Field(gt=0)] = 5e-7
     epochs: Positive = 1
     """Of a self-retrospective round [O]."""
-    seed_epochs: Positive = 3
-    """Of the seed DPO that makes policy-01 [C]."""
+    seed_epochs: Annotated[int, Field(ge=0)] = 3
+    """Of the seed DPO that makes policy-01 [C]. 0: policy-01 is the start itself, which has had its own: a fork."""
     batch_pairs: Positive = 128
     """Pairs an optimiser step, over all ranks."""
     warmup_fraction: Fraction = 0.1
@@ -116,7 +116,7 @@ class Train(Section):
     """Share of pairs that may be left out because they cannot be trained on (empty, too long, only padding) [O]."""
     micro_batch_tokens: Positive = 8192
     """Tokens that one rank packs into one forward pass; a pair of Video-LLaVA-7B has about 2,400. Without checkpointing
-    about 4.6 MB a token on the 7B model."""
+    about 5.9 MB a token on Video-LLaVA-7B."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: a third more work, for a fraction of the memory."""
     ranks: Positive | None = None

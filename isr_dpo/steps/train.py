@@ -50,10 +50,11 @@ def train_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int, *, lead
 
 
 def without_training(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> StepResult | None:
-    """Without seed preferences policy-01 is the start itself; None where there is something to train on."""
-    if index > 0 or pairs(inputs, index):
+    """Without seed DPO policy-01 is the start itself; None where there is something to train on."""
+    if index > 0 or (recipe.train.seed_epochs and pairs(inputs, index)):
         return None
-    log.info("no seed preferences: policy-01 is the starting model")
+    why = "no seed preferences" if recipe.train.seed_epochs else "train.seed_epochs is 0"
+    log.info("%s: policy-01 is the starting model", why)
     return StepResult(manifest.alias(layout.policy(run_uri, 1), inputs["policy"]), {}, reused=False)
 
 

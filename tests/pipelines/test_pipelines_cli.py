@@ -9,6 +9,7 @@ from isr_dpo.config import Recipe
 from isr_dpo.errors import RecipeError
 from isr_dpo.mlflow_client import open_client
 from pipelines.__main__ import main
+from pipelines.placement import FOLDER
 
 
 def write(folder: Path, **keys: object) -> str:
@@ -23,7 +24,9 @@ def write(folder: Path, **keys: object) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("command", [["compile"], ["run", "--run-uri", "run"], ["evaluate", "--run-uri", "run"]])
+@pytest.mark.parametrize(
+    "command", [["compile"], *([name, "--run-uri", "run"] for name in ("run", "evaluate", "submit"))]
+)
 def test_an_unknown_recipe_names_the_packaged_ones(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "nothere"]) == RecipeError.exit_code
     (line,) = capsys.readouterr().err.splitlines()
@@ -89,14 +92,26 @@ def test_a_benchmark_is_compiled_under_its_name(
     assert "build/benchmarks-local.yaml: 10 sets, recipe " in capsys.readouterr().out
 
 
+def test_a_package_is_compiled_for_a_placement_by_name_or_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "ours.yaml"
+    own.write_text((FOLDER / "eks.yaml").read_text())
+    monkeypatch.chdir(tmp_path)
+    assert main(["compile", "smoke", "--placement", "gke"]) == 0
+    assert main(["compile", "smoke", "--placement", str(own), "--kubernetes-manifest", "--namespace", "team"]) == 0
+    assert "build/smoke-gke.yaml" in capsys.readouterr().out
+    assert "namespace: team" in (tmp_path / "build/smoke-ours.yaml").read_text()
+
+
 def test_debug_shows_where_an_error_came_from() -> None:
     with pytest.raises(RecipeError):
         main(["compile", "nothere", "--debug"])
 
 
-def test_submit_is_not_offered_yet() -> None:
-    with pytest.raises(SystemExit):
-        main(["submit", "smoke"])
+def test_submit_needs_a_recipe_or_a_policy_to_fork(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "--run-uri", "s3://bucket/run"]) == RecipeError.exit_code
+    assert "a RECIPE, or --fork POLICY" in capsys.readouterr().err
 
 
 def test_compile_writes_the_named_package(
