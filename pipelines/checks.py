@@ -14,6 +14,7 @@ from isr_dpo.cluster.kube import Cluster
 from isr_dpo.config import Recipe
 from isr_dpo.data import rows
 from isr_dpo.data.clips import Library
+from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import IsrDpoError, RecipeError
 from pipelines.kfp_api import KfpApi
 from pipelines.package import check_parameters
@@ -61,6 +62,7 @@ def _checks(
     yield api.check
     yield lambda: None if api.experiment(experiment) else f"experiment {experiment} is new: it is created with the run"
     yield lambda: _another_run(recipe, run_uri)
+    yield lambda: _going_on(recipe, run_uri, api, experiment)
     yield from (functools.partial(_probed, probe) for probe in preflight.outside(recipe, run_uri))
     yield lambda: _sampled(recipe)
     yield lambda: _grader(recipe)
@@ -119,6 +121,22 @@ def _another_run(recipe: Recipe, run_uri: str) -> None:
             f"{run_uri} holds a run of the recipe {standing['name']!r}, this one is {recipe.name!r}: another --run-uri"
         )
     preflight.check_changes(recipe, run_uri)
+
+
+def _going_on(recipe: Recipe, run_uri: str, api: KfpApi, experiment: str) -> str | None:
+    """A run of this very recipe is found again; another one on the URI would keep this one out."""
+    for name, run_id in api.live_at(run_uri, experiment).items():
+        if name != run_name(recipe, run_uri):
+            raise RecipeError(
+                f"{run_uri}: {name} goes on there ({api.link(run_id)}): wait for it, stop it, or another --run-uri"
+            )
+        return f"{name} goes on already"
+    return None
+
+
+def run_name(recipe: Recipe, run_uri: str) -> str:
+    """The same for the same recipe and URI: by it a second submission finds the first."""
+    return f"{recipe.name}-{canonical_digest([run_uri, recipe.digest()])[:10]}"
 
 
 def _sampled(recipe: Recipe) -> None:

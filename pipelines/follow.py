@@ -66,7 +66,7 @@ class _Progress:
         """A line a task whose state has changed. KFP's own drivers, and the shares of a loop, have no title."""
         details = run.run_details.task_details if run.run_details else None
         for task in details or []:
-            shown = self._named.get(task.display_name or "")
+            shown = self._named.get(task.display_name or "")  # KFP's own drivers have other names
             if shown is None or task.state == self._seen.get(shown):
                 continue
             self._seen[shown] = task.state

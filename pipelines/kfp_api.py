@@ -54,6 +54,22 @@ class KfpApi:
         )
         return next((str(run.run_id) for run in found.runs or [] if run.state in LIVE), None)
 
+    def live_at(self, run_uri: str, experiment: str) -> dict[str, str]:
+        """Runs of an experiment that go on at `run_uri`, id by name: of the hundred newest."""
+        known = self.experiment(experiment)
+        if known is None:
+            return {}
+        found = self.asked(
+            "list runs",
+            lambda: self._client.list_runs(experiment_id=known, sort_by="created_at desc", page_size=100),
+        )
+        return {
+            str(run.display_name): str(run.run_id)
+            for run in found.runs or []
+            if run.state in LIVE
+            and ((run.runtime_config and run.runtime_config.parameters) or {}).get("run_uri") == run_uri
+        }
+
     def create_run(
         self,
         package: Path,

@@ -7,10 +7,9 @@ from typing import NamedTuple
 from rich.console import Console
 
 from isr_dpo.config import Recipe
-from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import ClusterRefused, RecipeError
 from pipelines import package
-from pipelines.checks import survey_run
+from pipelines.checks import run_name, survey_run
 from pipelines.follow import follow
 from pipelines.fork import reuse
 from pipelines.kfp_api import KfpApi
@@ -83,11 +82,6 @@ def check(console: Console, recipe: Recipe, place: Placement, run_uri: str, targ
     if found.findings:
         lines = "\n".join(f"  - {finding}" for finding in found.findings)
         raise RecipeError(f"preflight: nothing is submitted, {len(found.findings)} to mend:\n{lines}")
-
-
-def run_name(recipe: Recipe, run_uri: str) -> str:
-    """The same for the same recipe and URI: by it a second submission finds the first."""
-    return f"{recipe.name}-{canonical_digest([run_uri, recipe.digest()])[:10]}"
 
 
 def _say(console: Console, text: str) -> None:

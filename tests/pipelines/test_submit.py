@@ -1,6 +1,8 @@
 """`python -m pipelines submit` with KFP's real client, against doubles of KFP and Kubernetes and a mock of S3."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -64,6 +66,26 @@ def test_a_second_submission_finds_the_run_that_goes_on(here: Scene, capsys: Pri
     here.kfp.tell(0, "FAILED", {})
     assert main(here.command()) == 0
     assert len(here.kfp.runs) == 2
+
+
+def test_a_changed_recipe_waits_for_the_run_that_goes_on_at_its_uri(here: Scene, capsys: Printed) -> None:
+    assert main(here.command()) == 0
+    assert main(here.command("--set", "train.beta=0.2")) == RecipeError.exit_code
+    assert "goes on there" in capsys.readouterr().err
+    here.kfp.tell(0, "CANCELED", {})
+    assert main(here.command("--set", "train.beta=0.2")) == 0
+    assert len(here.kfp.runs) == 2
+
+
+def test_kubeflows_own_command_creates_a_run_of_a_compiled_package(here: Scene, tmp_path: Path) -> None:
+    package = tmp_path / "package.yaml"
+    assert main(["compile", str(here.recipe), "--placement", str(here.place), "-o", str(package)]) == 0
+    create = ["run", "create", "-e", "mine", "-r", "first", "-f", str(package), f"run_uri={here.run_uri}"]
+    kfp = [sys.executable, "-c", "from kfp.cli.__main__ import main; main()", "--endpoint", here.kfp.url]
+    done = subprocess.run([*kfp, *create], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (run,) = here.kfp.runs
+    assert run["runtime_config"]["parameters"] == {"run_uri": here.run_uri}
 
 
 def test_a_lost_answer_starts_no_second_run(here: Scene, capsys: Printed) -> None:

@@ -102,7 +102,9 @@ class KfpServer:
             n for n, p in known.items() if "defaultValue" not in p and n not in parameters
         ]:
             raise Refused(400, "parameters do not fit the pipeline")
-        self.runs.append({**made, "run_id": str(uuid.uuid4()), "state": "PENDING"})
+        self.runs.append(
+            {**made, "run_id": str(uuid.uuid4()), "state": "PENDING", "created_at": "2026-01-01T00:00:00Z"}
+        )
         return self.runs[-1]
 
 
