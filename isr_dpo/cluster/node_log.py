@@ -33,7 +33,7 @@ class NodeLog:
         self._said: dict[str, str] = {}
         self._after = ""
         self._read_out: set[str] = set()
-        """Pods that had ended when they were read."""
+        """Containers, by pod and restarts, that had ended when they were read."""
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._work, name="node-log", daemon=True)
         self._thread.start()
@@ -47,9 +47,11 @@ class NodeLog:
         """How the containers of failed pods ended, as far as the pods are still there."""
         found = []
         for pod in self._pods():
-            end = _end(pod)
-            if end is not None and end.exit_code:
-                found.append(f"node {_number(pod)}: exit code {end.exit_code} ({end.reason or 'Error'})")
+            status = _status(pod)
+            for state in (status.state, status.last_state) if status else ():
+                end = state and state.terminated
+                if end and end.exit_code:
+                    found.append(f"node {_number(pod)}: exit code {end.exit_code} ({end.reason or 'Error'})")
         return sorted(set(found))
 
     def _work(self) -> None:
@@ -59,10 +61,8 @@ class NodeLog:
                 pods = self._pods()
                 self._tell_waiting(pods)
                 for pod in pods:
-                    if _number(pod) == "0" and pod.metadata.name not in self._read_out and _started(pod):
-                        self._read(pod.metadata.name)
-                        if _end(pod) is not None:
-                            self._read_out.add(pod.metadata.name)
+                    if _number(pod) == "0":
+                        self._read_container(pod)
             except (ApiException, HTTPError, IsrDpoError) as error:
                 log.debug("%s: its pods cannot be read just now: %s", self._name, error)
             if closing:
@@ -88,6 +88,16 @@ class NodeLog:
             if why and self._said.get(pod.metadata.name) != why:
                 log.info("node %s waits: %s", _number(pod), why)
             self._said[pod.metadata.name] = why
+
+    def _read_container(self, pod: Any) -> None:
+        status = _status(pod)
+        if status is None or not (status.state.running or status.state.terminated):
+            return
+        container = f"{pod.metadata.name}/{status.restart_count}"
+        if container not in self._read_out:
+            self._read(pod.metadata.name)
+            if status.state.terminated:
+                self._read_out.add(container)
 
     def _read(self, pod: str) -> None:
         """All new lines, until the pod ends or the stream breaks. Each carries its time, by which those that were read
@@ -129,26 +139,17 @@ def _number(pod: Any) -> str:
     return str(labels.get(_INDEX, annotations.get(_INDEX, "?")))
 
 
-def _state(pod: Any) -> Any | None:
-    statuses = [status for status in pod.status.container_statuses or [] if status.name == NODE]
-    return statuses[0].state if statuses else None
-
-
-def _started(pod: Any) -> bool:
-    state = _state(pod)
-    return _end(pod) is not None or (state is not None and state.running is not None)
-
-
-def _end(pod: Any) -> Any | None:
-    state = _state(pod)
-    return None if state is None else state.terminated
+def _status(pod: Any) -> Any | None:
+    """Of the container that trains."""
+    return next((status for status in pod.status.container_statuses or [] if status.name == NODE), None)
 
 
 def _waits_for(pod: Any) -> str:
     """What keeps a pod from running, in Kubernetes' words; empty where nothing does."""
-    state = _state(pod)
-    if state is not None and state.waiting is not None and state.waiting.reason not in (None, "ContainerCreating"):
-        return f"{state.waiting.reason}: {state.waiting.message or ''}".strip(": ")
+    status = _status(pod)
+    waiting = status and status.state.waiting
+    if waiting and waiting.reason not in (None, "ContainerCreating"):
+        return f"{waiting.reason}: {waiting.message or ''}".strip(": ")
     for condition in pod.status.conditions or []:
         if condition.type == "PodScheduled" and condition.status == "False":
             return f"{condition.reason}: {condition.message or ''}".strip(": ")

@@ -26,18 +26,20 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeServer]:
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor() as threads:
+        yield threads
+
+
+@pytest.fixture
+def server(pool: ThreadPoolExecutor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubeServer]:
+    """Gone before the threads of `pool`, which then give up."""
     monkeypatch.setattr(node_log, "POLL_SECONDS", 0.05)
+    monkeypatch.setattr(watch, "AWAY_SECONDS", 10.0)
     with KubeServer() as running:
         monkeypatch.setenv("KUBECONFIG", str(running.kubeconfig(tmp_path / "kubeconfig")))
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
         yield running
-
-
-@pytest.fixture
-def pool() -> Iterator[ThreadPoolExecutor]:
-    with ThreadPoolExecutor() as threads:
-        yield threads
 
 
 def job(pods: Pods = PODS) -> dict[str, Any]:
@@ -219,6 +221,23 @@ def test_lines_of_a_pod_that_takes_anothers_place_follow(server: KubeServer, poo
     step.wait_for_line("second attempt")
     server.complete()
     step.end()
+    assert step.lines == ["first attempt", "second attempt"]
+
+
+def test_lines_of_a_container_that_is_started_again_follow(server: KubeServer, pool: ThreadPoolExecutor) -> None:
+    step = Following(pool)
+    server.run()
+    server.say("first attempt")
+    step.wait_for_line("first attempt")
+    logs = verbs(server, "pods/log").count("log")
+    server.end_pod(0, 8)
+    server.wait_for("log", times=logs + 1)  # it is read to its end
+    server.restart_pod(0, 8)
+    server.say("second attempt")
+    step.wait_for_line("second attempt")
+    server.fail()
+    with pytest.raises(OutsideError, match=r"node 0: exit code 8 \(Error\)"):
+        step.end()
     assert step.lines == ["first attempt", "second attempt"]
 
 

@@ -70,7 +70,8 @@ class KubeServer:
         self.knows_trainer = True
         self.removal_seconds = 0.0
         """How long a foreground deletion takes."""
-        self._logs: dict[str, list[str]] = {}
+        self._logs: dict[tuple[str, int], list[str]] = {}
+        self._lines = 0
         self._denied: set[tuple[str, str]] = set()
         self._events: list[Event] = []
         self._version = 100
@@ -87,6 +88,7 @@ class KubeServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.tokens = set()  # connections that are kept alive outlive the server
         self.cut()
         self._server.shutdown()
         self._server.server_close()
@@ -114,7 +116,10 @@ class KubeServer:
 
     def job(self) -> dict[str, Any]:
         """The only one, once it is there."""
-        self.wait_for("create")
+        until = time.monotonic() + 20
+        while not self.jobs:
+            assert time.monotonic() < until, f"no job: {[asked.verb for asked in self.asked]}"
+            time.sleep(0.01)
         (job,) = self.jobs.values()
         return job
 
@@ -130,7 +135,6 @@ class KubeServer:
     def start_pod(self, job: str, rank: int, state: Mapping[str, Any] | None = None) -> None:
         name = f"{job}-node-0-{rank}-{uuid.uuid4().hex[:5]}"
         with self._news:
-            self._logs[name] = []
             self.pods[name] = {
                 "metadata": {
                     "name": name,
@@ -146,15 +150,25 @@ class KubeServer:
     def say(self, line: str, *, node: int = 0) -> None:
         """A node's newest pod prints a line."""
         with self._news:
-            lines = self._logs[self._pods_of(node)[-1]]
-            lines.append(f"2026-01-01T00:00:00.{sum(map(len, self._logs.values())):09d}Z {line}")
+            self._lines += 1
+            stamp = f"2026-01-01T00:00:00.{self._lines:09d}Z"
+            self._logs.setdefault(self._container_of(self._pods_of(node)[-1]), []).append(f"{stamp} {line}")
             self._news.notify_all()
 
     def end_pod(self, node: int, exit_code: int, reason: str = "Error") -> None:
         with self._news:
             pod = self.pods[self._pods_of(node)[-1]]
             ended = {"terminated": {"exitCode": exit_code, "reason": reason}}
-            pod["status"]["containerStatuses"] = [_container(ended)]
+            pod["status"]["containerStatuses"][0] |= {"state": ended, "ready": False}
+            self._news.notify_all()
+
+    def restart_pod(self, node: int, exit_code: int) -> None:
+        """The kubelet starts a container again where it stood, which begins a log of its own."""
+        with self._news:
+            status = self.pods[self._pods_of(node)[-1]]["status"]["containerStatuses"][0]
+            status["lastState"] = {"terminated": {"exitCode": exit_code, "reason": "Error"}}
+            status["restartCount"] += 1
+            status["state"] = {"running": {}}
             self._news.notify_all()
 
     def complete(self) -> None:
@@ -276,15 +290,16 @@ class KubeServer:
 
     def _logged(self, asked: Asked) -> Iterator[bytes]:
         pod, cuts, told = asked.name, self._cuts, None
+        container = self._container_of(pod)
         follow = asked.query.get("follow", "").lower() == "true"
         while True:
             with self._news:
-                lines = self._logs.get(pod, [])
+                lines = self._logs.get(container, [])
                 if told is None:
                     told = max(0, len(lines) - int(asked.query.get("tailLines", 10**9)))
                 new = lines[told:]
                 told += len(new)
-                running = pod in self.pods and "running" in self.pods[pod]["status"]["containerStatuses"][0]["state"]
+                running = self._container_of(pod) == container and self._runs(pod)
                 over = not new and (not follow or not running or self._cuts > cuts)
                 if not new and not over:
                     self._news.wait(timeout=0.5)
@@ -292,6 +307,13 @@ class KubeServer:
                 yield line.encode() + b"\n"
             if over:
                 return
+
+    def _container_of(self, pod: str) -> tuple[str, int]:
+        status = self.pods[pod]["status"]["containerStatuses"][0] if pod in self.pods else {"restartCount": -1}
+        return pod, status["restartCount"]
+
+    def _runs(self, pod: str) -> bool:
+        return pod in self.pods and "running" in self.pods[pod]["status"]["containerStatuses"][0]["state"]
 
     def _pods_of(self, node: int) -> list[str]:
         key = "batch.kubernetes.io/job-completion-index"
