@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from isr_dpo import layout, manifest
+from isr_dpo import layout, manifest, removed
 from isr_dpo.config import Recipe
 from isr_dpo.errors import RecipeError
 from isr_dpo.manifest import MANIFEST
@@ -24,12 +24,14 @@ def fork(policy_uri: str, *, recipe: str | None, changes: Sequence[str]) -> Fork
 
     Raises:
         RecipeError: no finished policy of a run there.
+        DataError: its weights were removed.
     """
     uri = policy_uri.removesuffix("/").removesuffix("/" + MANIFEST)
     made, run_uri = manifest.find(uri), uri.rpartition("/")[0]
     if made is None or made.kind != "policy":
         what = "is no finished output" if made is None else f"holds {made.kind} of a run"
         raise RecipeError(f"--fork {policy_uri}: {what}; named is a policy of a run, s3://bucket/run/policy-03")
+    removed.refuse(made.uri)
     parent = recipe_files.load(run_uri)
     start = [f"model.start={json.dumps(uri)}", "train.seed_epochs=0"]
     forked = recipe_files.load(recipe or run_uri, changes=[*start, *changes])

@@ -73,8 +73,10 @@ def escaped(text: str) -> str:
 def _making(recipe: Recipe, index: int) -> Iterator[tuple[str, str]]:
     train, data = recipe.train, recipe.data
     yield "started from", escaped(f"{recipe.model.start}, {recipe.model.dtype}")
-    rounds = f", then {index - 1} self-retrospective rounds of {train.epochs} epochs" if index > 1 else ""
-    yield "trained by", f"the seed DPO ({train.seed_epochs} epochs){rounds}; iteration {index} of {recipe.iterations}"
+    parts = [f"the seed DPO ({train.seed_epochs} epochs)"] if train.seed_epochs else []
+    parts += [f"{index - 1} self-retrospective rounds of {train.epochs} epochs"] if index > 1 else []
+    done = ", then ".join(parts) or "nothing: it is the start itself"
+    yield "trained by", f"{done}; iteration {index} of {recipe.iterations}"
     weights = "all weights" if train.lora_rank is None else f"LoRA of rank {train.lora_rank}, merged"
     yield "objective", f"DPO, beta {train.beta:g}, learning rate {train.learning_rate:g}, {weights}"
     yield "training data", escaped(f"{data.train}, {data.frames} frames a clip")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from isr_dpo import removed
 from isr_dpo.analyse.runs import open_run
 from isr_dpo.config import Promote
 from isr_dpo.errors import DataError, GuardTripped, RecipeError
@@ -106,6 +107,7 @@ def promote(decision: Decision, *, uri: str, force: bool = False, dry_run: bool 
 
     Raises:
         GuardTripped: something speaks against it, or the champion is another one by now.
+        DataError: its weights were removed.
         OutsideError: MLflow is away.
     """
     name, new = decision.name, decision.candidate
@@ -120,6 +122,7 @@ def promote(decision: Decision, *, uri: str, force: bool = False, dry_run: bool 
         return Promotion(name, new.number, _number(previous), decision.reason, done=False)
     if decision.objections and not force:
         raise GuardTripped(_refusal(decision))
+    removed.refuse(new.source)
     reason = f"{decision.reason} (forced)" if decision.objections else decision.reason
     if not dry_run:
         with translated(uri):
@@ -133,6 +136,7 @@ def rollback(name: str, *, uri: str, dry_run: bool = False) -> Promotion:
 
     Raises:
         RecipeError: there is no previous champion.
+        DataError: its weights were removed.
         OutsideError: MLflow is away.
     """
     client = open_client(uri, create=False)
@@ -143,6 +147,7 @@ def rollback(name: str, *, uri: str, dry_run: bool = False) -> Promotion:
             previous = find(client, name, version=before, alias="") if before else None
         if previous is None or champion is None:
             raise RecipeError(f"{name} has no previous champion to go back to; `isr-dpo promote` makes one")
+        removed.refuse(previous.source)
         if not dry_run:
             _crown(client, previous, previous=champion, tags={"gate": f"rollback from version {champion.number}"})
     return Promotion(name, previous.number, champion.number, "rolled back", done=not dry_run)

@@ -65,6 +65,12 @@ def test_it_says_who_judged_and_by_what(context: str, by: str) -> None:
     assert ("(ISR-DPO)" in card) == (by == "self" and context == "retrospective")
 
 
+def test_a_fork_had_its_seed_dpo_elsewhere() -> None:
+    forked = recipe(train={"seed_epochs": 0})
+    assert "trained by | 2 self-retrospective rounds of 1 epochs; iteration 3" in model_card(forked, candidate())
+    assert "trained by | nothing: it is the start itself; iteration 1" in model_card(forked, candidate(index=1))
+
+
 def test_a_pending_evaluation_has_no_figures() -> None:
     card = model_card(recipe(), candidate(dev_accuracy=None, metrics={}, grader=""))
     assert "none yet: its evaluation is pending" in card

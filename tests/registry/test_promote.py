@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from isr_dpo import registry
+from isr_dpo import registry, removed
 from isr_dpo.cli import main
-from isr_dpo.errors import GuardTripped, RecipeError
+from isr_dpo.errors import DataError, GuardTripped, RecipeError
 from isr_dpo.mlflow_client import open_client
 from isr_dpo.registry import champion as champions
 from isr_dpo.registry import decide, promote, rollback
+from isr_dpo.stores import open_store
 from tests.registry.registered import ROWS, RegisteredRun, aliases, everything, marks
 from tests.servers.mlflow_server import fresh_database
 
@@ -219,6 +220,23 @@ def test_a_champion_that_changed_while_one_decided_is_not_overrun(uri: str, tmp_
     promote(decide("m", uri=uri), uri=uri)
     with pytest.raises(GuardTripped, match="became version 3 while this was decided"):
         promote(decision, uri=uri, force=True)
+
+
+def test_a_version_without_weights_is_neither_promoted_nor_gone_back_to(uri: str, tmp_path: Path) -> None:
+    crowned(uri, tmp_path, right=20).policy(2, marks(right=30))
+    source = registry.source_of("models:/m/2", uri=uri)
+    removed.remove(source, [], why="nobody needs it")
+    before = everything(uri)
+    with pytest.raises(DataError, match="its weights were removed by `isr-dpo gc`"):
+        promote(decide("m", uri=uri), uri=uri, force=True)
+    assert everything(uri) == before
+    open_store(source).delete(f"{source}/removed.json")
+    promote(decide("m", uri=uri), uri=uri)
+    removed.remove(registry.source_of("models:/m/1", uri=uri), [], why="nobody needs it")
+    before = everything(uri)
+    with pytest.raises(DataError, match="its weights were removed"):
+        rollback("m", uri=uri)
+    assert everything(uri) == before
 
 
 def test_a_promotion_forgets_the_figures_of_an_earlier_one(uri: str, tmp_path: Path) -> None:
