@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar, cast
 
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
@@ -99,6 +99,8 @@ def asked(call: Callable[[], T], source: str, *, what: str = "model") -> T:
     """
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+    # What its transport raises, which one that is depends on the library's version, and OSError.
+    unreached = cast("tuple[type[Exception], ...]", HfHubHTTPError.__bases__)
     try:
         return call()
     except HFValidationError as error:
@@ -112,7 +114,7 @@ def asked(call: Callable[[], T], source: str, *, what: str = "model") -> T:
         if status in (404, 410):
             raise DataError(f"{source}: no such {what}, revision or folder on the hub") from error
         raise OutsideError(f"{source}: the hub answers {status}; run again when it is well") from error
-    except Exception as error:  # the transport's: which one that is depends on the hub's version
+    except unreached as error:
         raise OutsideError(f"{source}: no answer from the hub ({error}); check HF_ENDPOINT, run again") from error
 
 
