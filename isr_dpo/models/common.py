@@ -79,15 +79,19 @@ def place(model: Any, video: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.to(model.device, dtype=None if name in NOT_PIXELS else model.dtype) for name, t in video.items()}
 
 
-def load_with(model_class: Any, folder: Path, *, dtype: torch.dtype) -> Any:
-    """The model in `folder`: safetensors, no network. Raises ValueError: tensors are missing there, which transformers
-    would draw at random."""
+def load_with(model_class: Any, folder: Path, *, dtype: torch.dtype, refused: str | None = None, **options: Any) -> Any:
+    """The model in `folder`: safetensors, no network; `options` are `from_pretrained`'s. Raises ValueError: tensors are
+    missing there, which transformers would draw at random; or there are some for which the model has no place, and
+    whose names contain `refused`, which it would leave out."""
     model, found = model_class.from_pretrained(
-        folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True, output_loading_info=True, **options
     )
     missing = sorted(found["missing_keys"])
     if missing:
         raise ValueError(f"{len(missing)} tensors are missing, {missing[0]} first")
+    homeless = sorted(name for name in found["unexpected_keys"] if refused is not None and refused in name)
+    if homeless:
+        raise ValueError(f"config.json has no place for {len(homeless)} tensors, {homeless[0]} first")
     return model
 
 
