@@ -15,6 +15,7 @@ from isr_dpo.cli import (
     data,
     estimate,
     gc,
+    models,
     registry,
     report,
     score,
@@ -27,6 +28,7 @@ from isr_dpo.errors import IsrDpoError
 EPILOG = """\
 examples:
   isr-dpo world draw runs/world                     draw the demo world's clips and questions
+  isr-dpo models convert hf://ORG/NAME DEST         a published LLaVA-Hound or ISR-DPO checkpoint, made a policy
   isr-dpo ask CLIP.mp4 "what colour is the object ?" --model models:/isr-dpo-smoke@challenger
   isr-dpo report runs/demo                          write the report page again
   isr-dpo score answers.jsonl --rows msvd.qa.jsonl --out runs/msvd      score any system's predictions
@@ -72,6 +74,21 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for topic in (ask, world, data, report, analyse, compare, score, annotate, registry, estimate, gc, serve, steps):
+    for topic in (
+        ask,
+        world,
+        models,
+        data,
+        report,
+        analyse,
+        compare,
+        score,
+        annotate,
+        registry,
+        estimate,
+        gc,
+        serve,
+        steps,
+    ):
         topic.add(commands)
     return parser

@@ -22,6 +22,9 @@ FAMILIES: Mapping[str, str] = {
 }
 """transformers class -> module of isr_dpo.models."""
 
+ORIGINAL = "LlavaLlamaForCausalLM"
+"""Architecture that isr_dpo.models.convert reads, and no library loads."""
+
 WEIGHTS = "model.safetensors"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 PROCESSORS = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
@@ -55,6 +58,11 @@ def architecture(folder: Path) -> str:
         raise ModelError(f"{folder}: no config.json, so no model lies there") from None
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{folder}/config.json: names no single architecture ({error})") from error
+    if name == ORIGINAL:
+        raise ModelError(
+            f"{folder}: is in the original layout of LLaVA ({name}), which is not loaded as it is; "
+            f"`isr-dpo models convert {folder} NEW_FOLDER` makes a policy of it"
+        )
     if name not in FAMILIES:
         raise ModelError(f"{folder}: architecture {name} is not supported; supported: {', '.join(FAMILIES)}")
     return str(name)
@@ -83,8 +91,15 @@ def _index(folder: Path) -> dict[str, str]:
 
 
 def _tensors(path: Path) -> set[str]:
-    """Names in the header of a safetensors file: 8 bytes of its length (little endian), JSON, then the data to which
-    every tensor's `data_offsets` point. The file must have all of it."""
+    return set(safetensors_header(path))
+
+
+def safetensors_header(path: Path) -> dict[str, dict[str, Any]]:
+    """The header of a safetensors file: 8 bytes of its length (little endian), JSON, then the data to which every
+    tensor's `data_offsets` point. The file must have all of it.
+
+    Returns `dtype`, `shape` and `data_offsets` of each tensor. Raises ModelError: cut off, or no such file.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -92,10 +107,11 @@ def _tensors(path: Path) -> set[str]:
             raise ModelError(f"{path}: not a safetensors file, or cut off in its header ({size} bytes)")
         try:
             header: dict[str, Any] = json.loads(file.read(length))
-            ends = {name: int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__"}
+            tensors = {name: dict(entry) for name, entry in header.items() if name != "__metadata__"}
+            ends = [int(entry["data_offsets"][1]) for entry in tensors.values()]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{path}: its header is not safetensors' ({error})") from error
-    whole = 8 + length + max(ends.values(), default=0)
+    whole = 8 + length + max(ends, default=0)
     if size != whole:
         raise ModelError(f"{path}: has {size} bytes, its header says {whole}: not written or copied to its end")
-    return set(ends)
+    return tensors

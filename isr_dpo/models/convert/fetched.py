@@ -1,0 +1,67 @@
+"""A source from where it lies: a folder as it is; from a hub or S3 through this machine's cache."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from isr_dpo.digests import canonical_digest
+from isr_dpo.errors import ModelError
+from isr_dpo.manifest import cache_folder, local_folder
+from isr_dpo.models.convert.destination import free_bytes
+from isr_dpo.models.convert.source import CONFIG, WANTED
+from isr_dpo.progress import Progress
+from isr_dpo.stores import Store, hub, join, open_store
+
+
+@contextlib.contextmanager
+def fetched(uri: str, *, keep: bool = False) -> Iterator[Path]:
+    """A local folder with the files of a source. Those that were fetched stay until a block ends well, so that a
+    command that is interrupted or refused does not fetch them again; with `keep`, longer.
+
+    Raises:
+        ModelError: no model lies there, or this machine's cache has no room for it.
+    """
+    folder = local_folder(uri)
+    if folder is not None:
+        yield folder
+        return
+    if uri.startswith(hub.SCHEME):
+        uri = hub.pinned(uri)
+    store = open_store(uri)
+    sizes = {name: size for name, size in store.list(uri).items() if name.endswith(WANTED) and "/" not in name}
+    if CONFIG not in sizes:
+        raise ModelError(f"{uri}: no {CONFIG}, so no model lies there")
+    folder = cache_folder() / f"original-{canonical_digest(uri)[:16]}"
+    folder.mkdir(exist_ok=True)
+    _fetch(store, uri, _chosen(sizes), folder)
+    yield folder
+    if not keep:
+        shutil.rmtree(folder)
+
+
+def _chosen(sizes: dict[str, int]) -> dict[str, int]:
+    """Without `.bin` files where the weights are there as safetensors too."""
+    twice = any(name.endswith(".safetensors") for name in sizes)
+    return {name: size for name, size in sizes.items() if not (twice and name.startswith("pytorch_model"))}
+
+
+def _fetch(store: Store, uri: str, sizes: dict[str, int], folder: Path) -> None:
+    there = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
+    wanted = {name: size for name, size in sizes.items() if there.get(name) != size}
+    total = sum(wanted.values())
+    if total > free_bytes(folder):
+        raise ModelError(
+            f"{folder}: {total / 1e9:.2f} GB of {uri} are to be fetched, {free_bytes(folder) / 1e9:.2f} GB are free; "
+            "free some space, or set ISR_DPO_CACHE to another disk"
+        )
+    progress = Progress(f"fetch {uri}", total >> 20, "MiB")
+    for name, size in sorted(wanted.items(), key=lambda item: item[1]):
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            store.get(join(uri, name), Path(scratch) / "object")
+            os.replace(Path(scratch) / "object", folder / name)
+        progress(size >> 20)
