@@ -68,6 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--run-id", metavar="ID", help="who holds the run's lock (default: a new one)")
         command.add_argument("--strict-code", action="store_true", help="refuse finished work that other code has made")
     for command in commands.choices.values():
+        command.add_argument("--variant", metavar="NAME", help="of those in the recipe file, such as an ablation")
         command.add_argument(
             "--set",
             action="append",
@@ -105,11 +106,11 @@ def _submit(options: argparse.Namespace) -> int:
     if options.fork is not None:
         from pipelines.fork import fork
 
-        recipe, reuses = fork(options.fork, recipe=options.recipe, changes=options.set)
+        recipe, reuses = fork(options.fork, recipe=options.recipe, variant=options.variant, changes=options.set)
     elif options.recipe is None:
         raise RecipeError("submit: a RECIPE, or --fork POLICY")
     else:
-        recipe, reuses = recipe_files.load(options.recipe, changes=options.set), None
+        recipe, reuses = _recipe(options), None
     recipe = placements.fitted(recipe, place)
     from pipelines.submit import Target, submit
 
@@ -129,7 +130,7 @@ def _compile(options: argparse.Namespace) -> int:
     from pipelines import placement as placements
 
     placement = placements.load(options.placement)
-    recipe = placements.fitted(recipe_files.load(options.recipe, changes=options.set), placement)
+    recipe = placements.fitted(_recipe(options), placement)
     from pipelines.package import write
 
     output = options.output or Path("build") / f"{recipe.name}-{placement.name}.yaml"
@@ -140,20 +141,24 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    return _through(recipe_files.load(options.recipe, changes=options.set), options)
+    return _through(_recipe(options), options)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    changes = ["iterations=0", *options.set]
+    changes = ["iterations=0"]
     if options.model is not None:
         model = options.model
         if model.startswith("models:/"):
             from isr_dpo.mlflow_client import tracking_uri
             from isr_dpo.registry import source_of
 
-            model = source_of(model, uri=tracking_uri(recipe_files.load(options.recipe, changes=options.set)))
+            model = source_of(model, uri=tracking_uri(_recipe(options)))
         changes.append(f"model.start={json.dumps(model)}")
-    return _through(recipe_files.load(options.recipe, changes=changes), options)
+    return _through(_recipe(options, *changes), options)
+
+
+def _recipe(options: argparse.Namespace, *changes: str) -> Recipe:
+    return recipe_files.load(options.recipe, variant=options.variant, changes=[*options.set, *changes])
 
 
 def _through(recipe: Recipe, options: argparse.Namespace) -> int:

@@ -18,9 +18,10 @@ class Fork(NamedTuple):
     reuses: str | None
 
 
-def fork(policy_uri: str, *, recipe: str | None, changes: Sequence[str]) -> Fork:
+def fork(policy_uri: str, *, recipe: str | None, variant: str | None = None, changes: Sequence[str]) -> Fork:
     """Starts from the policy at `policy_uri` (its directory, or its manifest.json) with its run's recipe, or `recipe`,
-    and `changes`. The policy has had its seed DPO: policy-01 is the start itself, unless `changes` say otherwise.
+    its `variant` and `changes`. The policy has had its seed DPO: policy-01 is the start itself, unless `changes` say
+    otherwise.
 
     Raises:
         RecipeError: no finished policy of a run there.
@@ -34,7 +35,7 @@ def fork(policy_uri: str, *, recipe: str | None, changes: Sequence[str]) -> Fork
     removed.refuse(made.uri)
     parent = recipe_files.load(run_uri)
     start = [f"model.start={json.dumps(uri)}", "train.seed_epochs=0"]
-    forked = recipe_files.load(recipe or run_uri, changes=[*start, *changes])
+    forked = recipe_files.load(recipe or run_uri, variant=variant, changes=[*start, *changes])
     same = _read(forked) == _read(parent)
     return Fork(forked, run_uri if same and manifest.find(layout.dataset(run_uri)) is not None else None)
 

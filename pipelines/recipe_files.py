@@ -13,18 +13,19 @@ from isr_dpo.stores import Missing, read_bytes
 FOLDER = Path(__file__).parent / "recipes"
 
 
-def load(name_or_path: str, *, changes: Sequence[str] = ()) -> Recipe:
-    """The recipe with `changes` (`key=value`) made to it, validated.
+def load(name_or_path: str, *, variant: str | None = None, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe, or its `variant`, with `changes` (`key=value`) made to it, validated.
 
     Raises:
-        RecipeError: neither a file, a packaged name nor a run, or the recipe says something impossible.
+        RecipeError: neither a file, a packaged name nor a run, no such variant, or the recipe says something
+            impossible.
         OutsideError: the run's store is away.
     """
     packaged = FOLDER / f"{name_or_path}.yaml"
     if "/" not in name_or_path and packaged.is_file():
-        return config.load(packaged, changes=changes)
+        return config.load(packaged, variant=variant, changes=changes)
     if Path(name_or_path).is_file():
-        return config.load(name_or_path, changes=changes)
+        return config.load(name_or_path, variant=variant, changes=changes)
     try:
         of_run = json.loads(read_bytes(run_file(name_or_path)))["recipe"]
     except Missing:
@@ -32,4 +33,4 @@ def load(name_or_path: str, *, changes: Sequence[str] = ()) -> Recipe:
         raise RecipeError(
             f"recipe {name_or_path!r}: no such file, nor a packaged recipe ({names}), nor a run's URI"
         ) from None
-    return config.parse(json.dumps(of_run), where=run_file(name_or_path), changes=changes)
+    return config.parse(json.dumps(of_run), where=run_file(name_or_path), variant=variant, changes=changes)

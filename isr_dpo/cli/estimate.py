@@ -33,6 +33,7 @@ def add(commands: Commands) -> None:
     estimate.add_argument("--set-rows", type=count, metavar="N", help="rows of each evaluation set, instead of reading")
     estimate.add_argument("--model-config", type=Path, metavar="FILE", help="a copy of model.start's config.json")
     estimate.add_argument("--video-tokens", type=count, metavar="N", help="tokens of a clip (default: the family's)")
+    estimate.add_argument("--variant", metavar="NAME", help="of those in the recipe file")
     estimate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the recipe")
     estimate.add_argument("--json", action="store_true", help="print all of it as JSON")
     estimate.set_defaults(run=_estimate)
@@ -42,7 +43,7 @@ def _estimate(options: argparse.Namespace) -> None:
     from isr_dpo import config
     from isr_dpo.errors import RecipeError
 
-    found = _made(options, config.load(_file(options.recipe, "recipes"), changes=options.set))
+    found = _made(options, config.load(_file(options.recipe, "recipes"), variant=options.variant, changes=options.set))
     print(json.dumps(_tree(found), indent=1) if options.json else text(found))
     if findings := found.findings():
         raise RecipeError(f"{options.recipe}:\n" + "\n".join(f"  - {finding}" for finding in findings))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -19,7 +19,21 @@ class Answer(Section):
     max_new_tokens: Positive = 1024  # [C]
     predictions: Mapping[Name, str] = Field(default_factory=dict)
     """In a benchmark, by a system that is not run here: each set's prediction file in the published format, or the
-    answers of another run (answers/policy-pp/<set>). No model is loaded and no video decoded then."""
+    answers of another run (answers/policy-pp/<set>). One path with `{set}` in it stands for them all. No model is
+    loaded and no video decoded then."""
+
+
+def by_set(tree: Any) -> Any:
+    """A recipe's tree with `answer.predictions` written out for each set, where it is one path with `{set}` in it."""
+    answer, data = (tree.get(key) if isinstance(tree, Mapping) else None for key in ("answer", "data"))
+    path = answer.get("predictions") if isinstance(answer, Mapping) else None
+    sets = data.get("sets") if isinstance(data, Mapping) else None
+    if not isinstance(path, str) or not isinstance(answer, Mapping) or not isinstance(sets, Mapping):
+        return tree
+    if "{set}" not in path:
+        raise ValueError(f"answer.predictions = {path!r}: one path for all sets has {{set}} in it")
+    files = {name: path.replace("{set}", str(name)) for name in sets}
+    return {**tree, "answer": {**answer, "predictions": files}}
 
 
 class Evaluate(Section):

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from isr_dpo.config.engine import Engine
-from isr_dpo.config.evaluate import OFFICIAL_FILE, Answer, Evaluate, ProtocolName
+from isr_dpo.config.evaluate import OFFICIAL_FILE, Answer, Evaluate, ProtocolName, by_set
 from isr_dpo.config.section import Fraction, Name, Positive, Section
 
 
@@ -193,6 +193,11 @@ class Recipe(Section):
     guards: Guards = Guards()
     promote: Promote = Promote()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand(cls, tree: Any) -> Any:
+        return by_set(tree)
 
     @model_validator(mode="after")
     def _agree(self) -> Self:
