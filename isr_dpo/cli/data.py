@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,16 @@ def _add_fetch(actions: Commands) -> None:
         "with a URL a line, or hf://datasets/ORGANISATION/NAME[@REVISION]/FOLDER (HF_TOKEN and HF_ENDPOINT are read)",
     )
     fetch.add_argument("dest", help="a folder, or s3://bucket/prefix: the recipe's data.videos")
-    fetch.add_argument("--rows", action="append", required=True, metavar="FILE", help="JSONL whose rows name videos")
+    fetch.add_argument(
+        "--rows",
+        action="append",
+        required=True,
+        metavar="FILE",
+        help="JSONL whose rows name videos; also of a hub, hf://datasets/ORGANISATION/NAME/FILE; as often as needed",
+    )
+    fetch.add_argument(
+        "--rows-to", metavar="FOLDER", help="copy these files there, too: a folder, or s3://bucket/prefix"
+    )
     fetch.add_argument(
         "--chunks", nargs="+", default=[], metavar="NAME", help="these archives alone, such as 'chunk_{0..15}.tar.gz'"
     )
@@ -80,6 +90,8 @@ def _fetch(options: argparse.Namespace) -> None:
         workers=max(1, options.workers),
     )
     print(_table(fetched))
+    if options.rows_to is not None:
+        _copy(options.rows, options.rows_to)
     failed = [outcome for outcome in fetched.outcomes if outcome.failure is not None]
     if failed:
         again = any(isinstance(outcome.failure, OutsideError) for outcome in failed)
@@ -92,6 +104,15 @@ def _fetch(options: argparse.Namespace) -> None:
             f"{len(fetched.missing)} of {fetched.wanted} clips are in none of the chunks ({first}): "
             f"{options.dest}/missing.jsonl lists them; --allow-missing takes this for success"
         )
+
+
+def _copy(files: Sequence[str], folder: str) -> None:
+    from isr_dpo.stores import join, read_bytes, write_bytes
+
+    for uri in files:
+        place = join(folder, uri.rpartition("/")[2])
+        write_bytes(place, read_bytes(uri))
+        print(f"{place}: as {uri}")
 
 
 def _table(fetched: Fetched) -> str:

@@ -1,4 +1,5 @@
-"""Models of a Hugging Face hub as a store that is only read; HF_ENDPOINT and HF_TOKEN are the environment's."""
+"""Models and data sets of a Hugging Face hub as a store that is only read; HF_ENDPOINT and HF_TOKEN are the
+environment's."""
 
 from __future__ import annotations
 
@@ -20,17 +21,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 SCHEME = "hf://"
-_FORM = re.compile(r"hf://(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.*?))?/?")
+_FORM = re.compile(r"hf://(?P<kind>datasets/)?(?P<name>[^/@]+/[^/@]+)(@(?P<revision>[^/]+))?(/(?P<path>.*?))?/?")
 
 
 class _Place(NamedTuple):
+    kind: str
+    """`model` or `dataset`, as huggingface_hub has it."""
     name: str
     revision: str | None
     path: str
 
 
 class HubStore:
-    """Files of hf://ORGANISATION/NAME[@REVISION]: names below it are the repository's.
+    """Files of hf://ORGANISATION/NAME[@REVISION], or hf://datasets/ORGANISATION/NAME[@REVISION]: names below it are the
+    repository's.
 
     Raises StoreError where the hub wants another HF_TOKEN, and wherever something is to be written; OutsideError where
     the hub stays away.
@@ -41,8 +45,11 @@ class HubStore:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             try:
                 made = asked(
-                    lambda: _api().hf_hub_download(place.name, place.path, revision=place.revision, local_dir=scratch),
+                    lambda: _api().hf_hub_download(
+                        place.name, place.path, repo_type=place.kind, revision=place.revision, local_dir=scratch
+                    ),
                     uri,
+                    what=place.kind,
                 )
             except DataError as error:
                 raise Missing(uri) from error
@@ -55,9 +62,12 @@ class HubStore:
         try:
             found = asked(
                 lambda: list(
-                    _api().list_repo_tree(place.name, place.path or None, recursive=True, revision=place.revision)
+                    _api().list_repo_tree(
+                        place.name, place.path or None, repo_type=place.kind, recursive=True, revision=place.revision
+                    )
                 ),
                 uri,
+                what=place.kind,
             )
         except DataError:
             return {}
@@ -122,7 +132,7 @@ def _place(uri: str) -> _Place:
     match = _FORM.fullmatch(uri)
     if match is None:
         raise RecipeError(f"{uri}: written as hf://ORGANISATION/NAME[@REVISION]")
-    return _Place(match["name"], match["revision"], match["path"] or "")
+    return _Place("dataset" if match["kind"] else "model", match["name"], match["revision"], match["path"] or "")
 
 
 def _api() -> HfApi:

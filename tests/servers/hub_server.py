@@ -1,4 +1,5 @@
-"""A Hugging Face hub on loopback with the one model org/tiny, as much of it as huggingface_hub asks for."""
+"""A Hugging Face hub on loopback with org/tiny, a model and a data set of the same files, as much of it as
+huggingface_hub asks for."""
 
 from __future__ import annotations
 
@@ -36,6 +37,7 @@ def hub_server(files: Mapping[str, bytes]) -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             hub.asked.append(f"{self.command} {path}")
+            path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
             if hub.trouble is not None:
                 self._send(hub.trouble, b"{}")
             elif hub.token and self.headers.get("authorization") != f"Bearer {hub.token}":

@@ -38,6 +38,13 @@ def test_files_of_a_commit_are_listed_and_read(served: Hub, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
+def test_files_of_a_data_set_are_read_too(served: Hub) -> None:
+    assert read_bytes(f"hf://datasets/org/tiny@{COMMIT}/config.json") == b"{}"
+    assert served.asked
+    assert all(path.split()[1].startswith("/datasets/org/tiny/resolve/") for path in served.asked)
+    assert open_store(MODEL).list(f"hf://datasets/org/tiny@{COMMIT}") == open_store(MODEL).list(MODEL)
+
+
 def test_what_is_not_there_is_missing(served: Hub) -> None:
     with pytest.raises(Missing):
         read_bytes(f"{MODEL}/manifest.json")
