@@ -17,6 +17,9 @@ from tests.family_parts import MAKERS, Parts, Shape, qwen_patch
 
 FAMILIES = tuple(MODULES.values())
 """video_llava, llava_next_video, llava_onevision, qwen2_5_vl, qwen3_vl."""
+FORMS = ("video_llava_patches", "video_llava_over_time")
+"""Of Video-LLaVA, as its original checkpoints are once converted: no class token, no image tower; in the second one the
+video tower has attention over time. They stand for a family wherever one is built."""
 
 TINY = Shape()
 VIDEO_LLAVA_7B = Shape(
@@ -38,7 +41,7 @@ VIDEO_LLAVA_7B = Shape(
 
 
 def build(folder: Path, family: str, *, seed: int = 0, shape: Shape = TINY, **sizes: int) -> Path:
-    """Writes a random policy of `family` to `folder`; `sizes` replace fields of `shape`."""
+    """Writes a random policy of a family or form to `folder`; `sizes` replace fields of `shape`."""
     config, model_class, processor = parts(family, replace(shape, **sizes))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -70,5 +73,5 @@ def clip(family: str, key: str, *, shape: Shape = TINY) -> np.ndarray:
 
 
 def parts(family: str, shape: Shape = TINY) -> Parts:
-    """Configuration, model class and processor of a `family` of the given shape."""
+    """Configuration, model class and processor of a family or form of the given shape."""
     return MAKERS[family](shape)

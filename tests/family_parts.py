@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,12 +68,18 @@ class Parts(NamedTuple):
     processor: Any
 
 
-def _video_llava(shape: Shape) -> Parts:
+def _video_llava(shape: Shape, *, converted: bool = False, over_time: bool = False) -> Parts:
+    """`converted`: as a policy of the original layout is, without class token and image tower; `over_time`: with
+    attention over time, and the activation of LanguageBind's towers."""
     from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration, VideoLlavaProcessor
     from transformers.models.video_llava.image_processing_video_llava import VideoLlavaImageProcessor
     from transformers.models.video_llava.video_processing_video_llava import VideoLlavaVideoProcessor
 
+    from isr_dpo.models import video_llava
+
     tokenizer, text, vision = _tokenizer("llama", shape), _llama(shape), _clip_tower(shape)
+    if over_time:
+        vision.update({"add_time_attn": True, "num_frames": shape.frames, "hidden_act": "gelu"})
     side = shape.pixels // shape.patch
     config = VideoLlavaConfig(
         vision_config=vision,
@@ -81,8 +88,10 @@ def _video_llava(shape: Shape) -> Parts:
         video_token_index=5,
         vision_feature_layer=-2,
         image_seq_length=side**2,
-        video_seq_length=shape.frames * (side**2 + 1),
+        video_seq_length=shape.frames * (side**2 + (not converted)),
+        **({"video_class_token": False, "image_tower": False} if converted else {}),
     )
+    model_class = video_llava.VideoLlavaForConditionalGeneration if converted else VideoLlavaForConditionalGeneration
     view = _view(shape)
     processor = VideoLlavaProcessor(
         image_processor=VideoLlavaImageProcessor(**view),
@@ -90,10 +99,10 @@ def _video_llava(shape: Shape) -> Parts:
         tokenizer=tokenizer,
         patch_size=shape.patch,
         vision_feature_select_strategy="default",
-        num_additional_image_tokens=1,
+        num_additional_image_tokens=int(not converted),
         chat_template=_template("video_llava"),
     )
-    return Parts(config, VideoLlavaForConditionalGeneration, processor)
+    return Parts(config, model_class, processor)
 
 
 def _llava_next_video(shape: Shape) -> Parts:
@@ -204,6 +213,8 @@ def _qwen3_vl(shape: Shape) -> Parts:
 
 MAKERS: dict[str, Callable[[Shape], Parts]] = {
     "video_llava": _video_llava,
+    "video_llava_patches": functools.partial(_video_llava, converted=True),
+    "video_llava_over_time": functools.partial(_video_llava, converted=True, over_time=True),
     "llava_next_video": _llava_next_video,
     "llava_onevision": _llava_onevision,
     "qwen2_5_vl": _qwen2_5_vl,

@@ -1,7 +1,8 @@
 """What the frozen vision tower gave for a video, kept on disk: computed once, read ever after.
 
-The tower never trains, so its outputs hold for every round. The folder's name is a digest of the tower's weights and of
-the frames they were computed from; files are written whole or not at all.
+The tower never trains, so its outputs hold for every round. The folder's name is a digest of the tower (its weights,
+and what a policy's config.json says about their use) and of the frames they were computed from; files are written whole
+or not at all.
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ log = logging.getLogger("isr_dpo")
 
 KEPT_FREE_BYTES = 2**33
 """Disk space that the cache leaves to others; once it is used up, towers run again instead."""
+SETTINGS = ("vision_feature_layer", "vision_feature_select_strategy", "video_class_token")
+TOWER_SETTINGS = ("hidden_act", "layer_norm_eps", "num_attention_heads")
+"""Keys of config.json, and of its `vision_config`, that change what comes of the same weights and frames."""
 
 
 class Features:
@@ -69,8 +73,12 @@ class Features:
 
 
 def tower_digest(policy: Policy) -> str:
-    """sha256 of the parameters that DPO never trains, by name and value: towers (and, where frozen, projectors)."""
-    digest = hashlib.sha256()
+    """sha256 of the parameters that DPO never trains, by name and value: towers (and, where frozen, projectors); and of
+    the settings that say how they are used."""
+    config = policy.model.config
+    settings = [getattr(config, key, None) for key in SETTINGS]
+    settings += [getattr(config.vision_config, key, None) for key in TOWER_SETTINGS]
+    digest = hashlib.sha256(repr(settings).encode())
     trained = policy.trainable(projector=True)
     for name, parameter in policy.model.named_parameters():
         if name not in trained:

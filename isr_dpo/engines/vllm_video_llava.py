@@ -1,8 +1,9 @@
 """Video-LLaVA for vLLM, which has no such model: the paper's own family (LLaVA-Hound and ISR-DPO checkpoints).
 
 Written against vLLM's interfaces for models from outside. It takes one video a prompt and no pictures, so the image
-tower's weights are left unread. Features as in transformers: states of the configured layers, side by side where there
-are several, the class token of each frame kept; the projector makes one token of each.
+tower's weights, where there are any, are left unread. Features as in `isr_dpo.models.video_llava`: states of the
+configured layers, side by side where there are several, the class token of each frame kept or dropped as the
+configuration says; the projector makes one token of each. A tower with attention over time is the very same module.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ from vllm.multimodal.processing import (
 )
 from vllm.sequence import IntermediateTensors
 
+from isr_dpo.models.time_attention import TimeAttentionTower
+from isr_dpo.models.video_llava import has_class_token, time_frames
+
 NAMES = WeightsMapper(
     orig_to_new_regex={
         re.compile(r"^(?:model\.)?image_tower\..*"): None,
@@ -58,9 +62,9 @@ def feature_layers(config: Any) -> list[int]:
 
 
 def tokens_a_frame(config: Any) -> int:
-    """Patches and the class token."""
+    """Patches and, where it counts, the class token."""
     vision = config.vision_config
-    return int((vision.image_size // vision.patch_size) ** 2 + 1)
+    return int((vision.image_size // vision.patch_size) ** 2 + has_class_token(config))
 
 
 class VideoLlavaProcessingInfo(BaseProcessingInfo):
@@ -77,7 +81,8 @@ class VideoLlavaProcessingInfo(BaseProcessingInfo):
 
 
 class VideoLlavaDummyInputsBuilder(BaseDummyInputsBuilder[VideoLlavaProcessingInfo]):
-    """The longest input, with which vLLM measures memory: a video that fills the context."""
+    """The longest input, with which vLLM measures memory: a video that fills the context, or has all the frames that
+    attention over time takes."""
 
     def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
         return str(self.info.get_hf_processor().video_token * mm_counts.get("video", 0))
@@ -87,7 +92,7 @@ class VideoLlavaDummyInputsBuilder(BaseDummyInputsBuilder[VideoLlavaProcessingIn
     ) -> MultiModalDataDict:
         config = self.info.get_hf_config()
         side = config.vision_config.image_size
-        frames = max(seq_len // tokens_a_frame(config), 1)
+        frames = time_frames(config) or max(seq_len // tokens_a_frame(config), 1)
         videos = self._get_dummy_videos(
             width=side,
             height=side,
@@ -113,9 +118,12 @@ class VideoLlavaMultiModalProcessor(BaseMultiModalProcessor[VideoLlavaProcessing
         out_mm_kwargs: MultiModalKwargsItems,
     ) -> Sequence[PromptUpdate]:
         config = self.info.get_hf_config()
+        wanted = time_frames(config)
 
         def tokens(number: int) -> list[int]:
             frames = mm_items.get_items("video", VideoProcessorItems).get_num_frames(number)
+            if wanted not in (None, frames):
+                raise ValueError(f"a video of {frames} frames; this model's attention over time takes {wanted}")
             return [config.video_token_index] * (frames * tokens_a_frame(config))
 
         return [PromptReplacement(modality="video", target=[config.video_token_index], replacement=tokens)]
@@ -135,6 +143,19 @@ class Projector(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         projected: Tensor = self.linear_2(self.act(self.linear_1(features)))
         return projected
+
+
+class TimeAttention(nn.Module):
+    """The tower with attention over time, called and its weights named as vLLM's own."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.vision_model = TimeAttentionTower(config)
+
+    def forward(self, frames: Tensor, select_layers: list[int]) -> Tensor:
+        """States [frames, N, d] of pixels [frames of all videos, 3, H, W]."""
+        states = self.vision_model(frames).hidden_states
+        return torch.cat([states[layer] for layer in select_layers], dim=-1)
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -159,13 +180,7 @@ class VideoLlavaForConditionalGeneration(nn.Module, SupportsMultiModal, Supports
         self.language_model: Any
         marking: Any = self  # the type checker does not see vLLM's base classes
         with marking._mark_tower_model(vllm_config, "video"):
-            self.video_tower = CLIPVisionModel(
-                config.vision_config,
-                quant_config=vllm_config.quant_config,
-                num_hidden_layers_override=max(self.layers),
-                require_post_norm=False,
-                prefix=maybe_prefix(prefix, "video_tower"),
-            )
+            self.video_tower = self._tower(vllm_config, prefix)
             self.multi_modal_projector = Projector(config)
         with marking._mark_language_model(vllm_config):
             self.language_model = init_vllm_registered_model(
@@ -175,13 +190,27 @@ class VideoLlavaForConditionalGeneration(nn.Module, SupportsMultiModal, Supports
             )
         self.make_empty_intermediate_tensors = self.language_model.model.make_empty_intermediate_tensors
 
+    def _tower(self, vllm_config: VllmConfig, prefix: str) -> nn.Module:
+        if time_frames(self.config) is not None:
+            return TimeAttention(self.config.vision_config)
+        clip: nn.Module = CLIPVisionModel(
+            self.config.vision_config,
+            quant_config=vllm_config.quant_config,
+            num_hidden_layers_override=max(self.layers),
+            require_post_norm=False,
+            prefix=maybe_prefix(prefix, "video_tower"),
+        )
+        return clip
+
     def embed_multimodal(self, **kwargs: object) -> MultiModalEmbeddings:
         """A tensor [F N, D] for each video of `pixel_values_videos`, [F, 3, H, W] each."""
         videos: Any = kwargs.get("pixel_values_videos")
         if videos is None:
             return []
         frames = torch.cat(list(videos))  # [frames of all videos, 3, H, W]
-        features = self.video_tower(frames, select_layers=self.layers)  # [frames, N, d]
+        features = self.video_tower(frames, select_layers=self.layers)  # [frames, class token and patches, d]
+        if not has_class_token(self.config):
+            features = features[:, 1:]
         tokens = self.multi_modal_projector(features)  # [frames, N, D]
         return [video.flatten(0, 1) for video in tokens.split([len(video) for video in videos])]
 

@@ -25,8 +25,6 @@ TEXT_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "qwen3_vl": {"hidden_size": 4096, "intermediate_size": 22016, "num_hidden_layers": 32, "vocab_size": 151936},
 }
 _HEADS = {"qwen2_5_vl": 64}
-_TOWERS = {"video_llava": 2}
-"""Video-LLaVA brings an image tower beside the one for videos, which alone runs."""
 _GRID_TOKENS_A_PAIR = 768
 """Of two frames of 720p or more at the Qwen processors' default size; smaller clips have fewer [D]."""
 
@@ -107,13 +105,14 @@ def shape_of(config: Mapping[str, Any], *, frames: int, video_tokens: int | None
     vocabulary = text["vocab_size"] * hidden
     tied = bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False)))
     trained = weights + vocabulary * (1 if tied else 2)
-    tower = _Tower.of(family, config.get("vision_config") or {}, frames=frames)
+    tower = _Tower.of(family, config, frames=frames)
+    towers = 2 if family == "video_llava" and config.get("image_tower", True) else 1  # that for images never runs
     sides = 2 * (hidden + queries) + 2 * (hidden + values) + 3 * (hidden + inner)
     return ModelShape(
         family=family,
         text=Shape(weights=weights, trained=weights, layers=layers, width=queries),
         trained=trained,
-        weights=trained + tower.weights * _TOWERS.get(family, 1) + hidden * (tower.width + hidden),
+        weights=trained + tower.weights * towers + hidden * (tower.width + hidden),
         kv_bytes=2 * layers * values * 2,
         activations=layers * (6 * hidden + 2 * values + 4 * inner),
         linear_sides=layers * sides,
@@ -146,8 +145,10 @@ class _Tower:
     pixels: int
 
     @classmethod
-    def of(cls, family: str, vision: Mapping[str, Any], *, frames: int) -> _Tower:
-        """One vision tower, which sees each frame (or pair of frames) by itself."""
+    def of(cls, family: str, config: Mapping[str, Any], *, frames: int) -> _Tower:
+        """One vision tower, which sees each frame (or pair of frames) by itself, but where Video-LLaVA's has attention
+        over time."""
+        vision = config.get("vision_config") or {}
         if family.startswith("qwen"):
             return cls._of_grids(family, vision, frames=frames)
         size = {"video_llava": (224, 14, 1024, 4096, 24), "llava_next_video": (336, 14, 1024, 4096, 24)}
@@ -158,13 +159,16 @@ class _Tower:
         side = image // patch
         classes = 0 if family == "llava_onevision" else 1
         seen = side**2 + classes
-        weights = layers * (4 * width**2 + 2 * width * inner)
+        over_time = family == "video_llava" and vision.get("add_time_attn", False)
+        weights = layers * ((8 if over_time else 4) * width**2 + 2 * width * inner)
+        kept = seen if config.get("video_class_token", True) else side**2
         tokens = {
-            "video_llava": frames * seen,
+            "video_llava": frames * kept,
             "llava_next_video": frames * (side // 2) ** 2,
             "llava_onevision": frames * (-(-side // 2)) ** 2 + 1,
         }[family]
-        flops = frames * (2.0 * weights * seen + 4.0 * width * layers * seen**2)
+        others = seen + frames if over_time else seen  # tokens that a token attends to, in its frame and over time
+        flops = frames * (2.0 * weights * seen + 4.0 * width * layers * seen * others)
         return cls(weights, width, flops, tokens, frames * image**2)
 
     @classmethod
