@@ -168,6 +168,14 @@ class Prediction(Identified):
     """The ground truth."""
     model_prediction: Outcome
 
+    @model_validator(mode="before")
+    @classmethod
+    def _placed(cls, tree: Any) -> Any:
+        """LLaVA-Hound's runners of other systems write `video_path` [C], which is kept."""
+        if isinstance(tree, dict) and "modal_path" not in tree and "video_path" in tree:
+            return {**tree, "modal_path": tree["video_path"]}
+        return tree
+
 
 UNSCORED: Mapping[str, str] = {
     "no_answer": "the policy gave no answer",

@@ -35,9 +35,10 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _answer(row: dict[str, object], *, right: bool) -> dict[str, object]:
+    """As LLaVA-Hound's runners of other systems write it: `video_path` instead of `modal_path`."""
     human, gpt = (turn["value"] for turn in row["conversations"])  # type: ignore[attr-defined]
     status = {"status": "success", "message": gpt if right else "nothing at all"}
-    return {"id": row["id"], "modal_path": row["video"], "query": human, "answer": gpt, "model_prediction": status}
+    return {"id": row["id"], "video_path": row["video"], "query": human, "answer": gpt, "model_prediction": status}
 
 
 def test_a_baseline_of_prediction_files_is_evaluated_by_one_command(bucket: Path) -> None:
