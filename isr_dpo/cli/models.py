@@ -41,15 +41,15 @@ def _convert(options: argparse.Namespace) -> None:
     from isr_dpo.models.convert.destination import check_free, check_room
 
     check_free(options.dest)
-    with convert.fetched(options.source, keep=options.dry_run) as folder:
-        plan = convert.plan(folder, class_token=options.class_token, tower=options.tower)
+    with convert.fetched(options.source, keep=options.dry_run) as found:
+        plan = convert.plan(found.folder, class_token=options.class_token, tower=options.tower)
         print("\n".join(_mapping(plan) if options.dry_run else _left_out(plan)))
         print("\n".join(_summary(plan, options.dest)))
         if options.dry_run:
             check_room(options.dest, plan.target.bytes)
             print("nothing was written: --dry-run")
             return
-        convert.convert(plan, options.dest, named=options.source)
+        convert.convert(plan, options.dest, named=found.uri)
     print(f"{options.dest}: converted; in a recipe: model.start: {options.dest}")
 
 

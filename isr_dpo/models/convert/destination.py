@@ -10,13 +10,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
-from isr_dpo.errors import ModelError, RecipeError, RunBusy
+from isr_dpo.errors import ModelError, RecipeError, RunBusy, StoreError
 from isr_dpo.manifest import UNFINISHED, cache_folder
 from isr_dpo.models.convert.source import CONFIG
 from isr_dpo.progress import Progress, log
 from isr_dpo.stores import hub, join, open_store, write_bytes
-from isr_dpo.stores.local import UNDONE, explain, to_path
+from isr_dpo.stores.local import UNDONE, to_path
 
 MARGIN_BYTES = 64 << 20
 """For config, tokenizer and processor, beside the weights."""
@@ -73,7 +74,7 @@ def staged(destination: str) -> Iterator[Path]:
     try:
         staging.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        explain(error, destination)
+        _explain(error, destination)
     with _locked(staging):
         _clear(staging)
         try:
@@ -82,7 +83,7 @@ def staged(destination: str) -> Iterator[Path]:
             os.rename(staging, folder)
             _sync(folder.absolute().parent)
         except OSError as error:
-            explain(error, destination)
+            _explain(error, destination)
         finally:
             if staging.exists():
                 shutil.rmtree(staging)
@@ -131,6 +132,11 @@ def _upload(folder: Path, destination: str) -> None:
         store.put(path, join(destination, path.name))
         progress(path.stat().st_size >> 20)
     store.delete(join(destination, UNFINISHED))
+
+
+def _explain(error: OSError, destination: str) -> NoReturn:
+    place = error.filename or destination
+    raise StoreError(f"{place}: {error.strerror or error}: mend it, or name another destination") from error
 
 
 def _sync(folder: Path) -> None:

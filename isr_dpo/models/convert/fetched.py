@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import ModelError
@@ -18,8 +19,15 @@ from isr_dpo.progress import Progress
 from isr_dpo.stores import Store, hub, join, open_store
 
 
+class Fetched(NamedTuple):
+    """`uri` is a hub's at the commit that was fetched."""
+
+    folder: Path
+    uri: str
+
+
 @contextlib.contextmanager
-def fetched(uri: str, *, keep: bool = False) -> Iterator[Path]:
+def fetched(uri: str, *, keep: bool = False) -> Iterator[Fetched]:
     """A local folder with the files of a source. Those that were fetched stay until a block ends well, so that a
     command that is interrupted or refused does not fetch them again; with `keep`, longer.
 
@@ -28,7 +36,7 @@ def fetched(uri: str, *, keep: bool = False) -> Iterator[Path]:
     """
     folder = local_folder(uri)
     if folder is not None:
-        yield folder
+        yield Fetched(folder, uri)
         return
     if uri.startswith(hub.SCHEME):
         uri = hub.pinned(uri)
@@ -39,7 +47,7 @@ def fetched(uri: str, *, keep: bool = False) -> Iterator[Path]:
     folder = cache_folder() / f"original-{canonical_digest(uri)[:16]}"
     folder.mkdir(exist_ok=True)
     _fetch(store, uri, _chosen(sizes), folder)
-    yield folder
+    yield Fetched(folder, uri)
     if not keep:
         shutil.rmtree(folder)
 

@@ -1,19 +1,20 @@
-"""Files of weights, read and written a tensor at a time: the memory that a shard takes is the page cache's.
+"""Files of weights, read and written a part at a time.
 
-Safetensors are mapped. `.bin` files are read with torch's `weights_only`, so that nothing in them runs, and mapped too,
-but for those of before torch 1.6, which are read whole.
+`.bin` files are read with torch's `weights_only`, so that nothing in them runs, and mapped: what they take of memory is
+the page cache's, a shard's size at most. Those of before torch 1.6 cannot be mapped and are read whole.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import pickle
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from isr_dpo.errors import ModelError
 from isr_dpo.models.folder import safetensors_header
@@ -31,8 +32,11 @@ _TORCH = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF1
     "uint8": "U8",
 }
 _ZIP = b"PK\x03\x04"
-_STEP = 64 << 20
-"""Bytes written between two looks at the progress."""
+_STEP = 16 << 20
+"""Bytes read at a time."""
+
+Chunks = Callable[[str], Iterator["bytes | memoryview"]]
+"""Name of a tensor -> its values, a part after the other."""
 
 
 class Entry(NamedTuple):
@@ -54,31 +58,36 @@ def header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
         ModelError: cut off; anything but tensors in it; a dtype that is not converted.
     """
     if path.suffix == ".safetensors":
-        found = {name: (str(e["dtype"]), tuple(e["shape"])) for name, e in safetensors_header(path).items()}
+        entries = safetensors_header(path)
+        found = {name: (str(entry["dtype"]), tuple(entry["shape"])) for name, entry in entries.items()}
     else:
         tensors = _load(path)
         found = {n: (_TORCH.get(str(t.dtype)[6:], str(t.dtype)), tuple(t.shape)) for n, t in tensors.items()}
     for name, (dtype, _) in found.items():
         if dtype not in BYTES:
             raise ModelError(f"{path}: {name} is of dtype {dtype}; converted: {', '.join(BYTES)}")
+    if path.suffix == ".safetensors":
+        for name, (dtype, shape) in found.items():
+            start, end = entries[name]["data_offsets"]
+            if end - start != math.prod(shape) * BYTES[dtype]:
+                raise ModelError(f"{path}: gives {name} {end - start} bytes, which is not what {dtype} {shape} takes")
     return found
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Callable[[str], torch.Tensor]]:
-    """Gives the tensors of a file by name."""
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
+def opened(path: Path) -> Iterator[Chunks]:
+    """Gives the values of each tensor in a file of weights, by name. Raises ModelError: the file went away."""
+    if path.suffix != ".safetensors":
+        tensors = _load(path)
+        yield lambda name: _slices(tensors[name])
+        return
+    places = {name: entry["data_offsets"] for name, entry in safetensors_header(path).items()}
+    with path.open("rb") as file:
+        data = path.stat().st_size - max(end for _, end in places.values())
+        yield lambda name: _read(file, data + places[name][0], data + places[name][1])
 
-        with safe_open(path, framework="pt") as file:
-            yield file.get_tensor
-    else:
-        yield _load(path).__getitem__
 
-
-def write(
-    path: Path, entries: Sequence[Entry], read: Callable[[str], torch.Tensor], progress: Callable[[int], None]
-) -> None:
+def write(path: Path, entries: Sequence[Entry], read: Chunks, progress: Callable[[int], None]) -> None:
     """Writes a safetensors file, on the disk when this returns. `progress` is told of bytes.
 
     The library's own writer holds a second copy of all the tensors in memory.
@@ -86,12 +95,28 @@ def write(
     with path.open("wb") as file:
         file.write(_header(entries))
         for entry in entries:
-            values = memoryview(_bytes(read(entry.source)))
-            for start in range(0, len(values), _STEP):
-                progress(file.write(values[start : start + _STEP]))
-            progress(file.write(bytes(entry.bytes - len(values))))
+            missing = entry.bytes
+            for chunk in read(entry.source):
+                progress(len(chunk))
+                missing -= file.write(chunk)
+            progress(file.write(bytes(missing)))
         file.flush()
         os.fsync(file.fileno())
+
+
+def _read(file: BinaryIO, start: int, end: int) -> Iterator[bytes]:
+    file.seek(start)
+    while start < end and (chunk := file.read(min(_STEP, end - start))):
+        yield chunk
+        start += len(chunk)
+
+
+def _slices(tensor: torch.Tensor) -> Iterator[memoryview]:
+    import torch
+
+    values = memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for start in range(0, len(values), _STEP):
+        yield values[start : start + _STEP]
 
 
 def _header(entries: Sequence[Entry]) -> bytes:
@@ -105,12 +130,6 @@ def _header(entries: Sequence[Entry]) -> bytes:
     text = json.dumps(tree, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
-
-
-def _bytes(tensor: torch.Tensor) -> Any:
-    import torch
-
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _load(path: Path) -> dict[str, torch.Tensor]:

@@ -14,7 +14,8 @@ from isr_dpo import models
 from isr_dpo.engines import Sample
 from isr_dpo.engines.hf import HFEngine
 from isr_dpo.models import convert
-from tests.models.convert.original_llava import Original, Statement, save
+from tests.models.convert.original_layout import Original, save
+from tests.models.convert.original_llava import Statement
 
 PROMPT = "What is the colour of the ball?\nAnswer briefly: 12 < 34, naïve 日本😀  "
 VARIANTS = {
