@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,8 +58,32 @@ def save(folder: Path, backend: Backend, entries: Sequence[Entry]) -> Path:
     (unfinished / STATE).write_text(json.dumps({"step": step, "log": list(entries)}), encoding="utf-8")
     os.replace(unfinished, complete)
     for old in found(folder)[:-KEPT]:
-        shutil.rmtree(old)
+        remove(old)
     return complete
+
+
+def remove(complete: Path) -> None:
+    """Removes a checkpoint: whole until now, absent from now on."""
+    unfinished = complete.with_name(f"{complete.name}.unfinished")
+    os.replace(complete, unfinished)
+    shutil.rmtree(unfinished)
+
+
+@contextmanager
+def held(complete: Path) -> Iterator[Path | None]:
+    """A folder with a checkpoint's files, for as long as it takes to store them: the trainer goes on and removes all
+    but the newest two meanwhile. They are links, no bytes are copied. None: it has removed this one already."""
+    links = complete.with_name("held")
+    shutil.rmtree(links, ignore_errors=True)
+    try:
+        shutil.copytree(complete, links, copy_function=os.link)
+    except (FileNotFoundError, shutil.Error):
+        if complete.exists():
+            raise
+    try:
+        yield links if complete.exists() else None
+    finally:
+        shutil.rmtree(links, ignore_errors=True)
 
 
 def found(folder: Path) -> list[Path]:

@@ -198,10 +198,13 @@ class _Round:
         for name in new:
             uri = join(self._machine.checkpoints, name)
             self._seen.add(name)
-            out = manifest.begin(uri, origin(self._recipe, "checkpoint", "train", self._machine.digests))
-            if isinstance(out, Output):
-                out.put_folder(self._machine.folder / checkpoint.FOLDER / name)
-                stored[uri] = out.seal(rows=0, deterministic=self._deterministic)
+            with checkpoint.held(self._machine.folder / checkpoint.FOLDER / name) as files:
+                if files is None:
+                    continue
+                out = manifest.begin(uri, origin(self._recipe, "checkpoint", "train", self._machine.digests))
+                if isinstance(out, Output):
+                    out.put_folder(files)
+                    stored[uri] = out.seal(rows=0, deterministic=self._deterministic)
         for uri in sorted(stored)[: -checkpoint.KEPT]:
             open_store(uri).delete(uri)
 

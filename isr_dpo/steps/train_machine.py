@@ -84,7 +84,7 @@ class Machine:
         shutil.rmtree(self.folder / worker.MASTERS, ignore_errors=True)
         for name in self.local_checkpoints():
             if name != checkpoint:
-                shutil.rmtree(self.folder / checkpoints.FOLDER / name)
+                checkpoints.remove(self.folder / checkpoints.FOLDER / name)
         if checkpoint is not None and checkpoint not in self.local_checkpoints():
             uri = join(self.checkpoints, checkpoint)
             made = manifest.find(uri)
