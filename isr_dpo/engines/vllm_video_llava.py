@@ -39,7 +39,7 @@ from vllm.multimodal.processing import (
 )
 from vllm.sequence import IntermediateTensors
 
-from isr_dpo.models.time_attention import TimeAttentionTower
+from isr_dpo.models.time_attention import TimeAttentionTower, tower_states
 from isr_dpo.models.video_llava import has_class_token, time_frames
 
 NAMES = WeightsMapper(
@@ -154,8 +154,7 @@ class TimeAttention(nn.Module):
 
     def forward(self, frames: Tensor, select_layers: list[int]) -> Tensor:
         """States [frames, N, d] of pixels [frames of all videos, 3, H, W]."""
-        states = self.vision_model(frames).hidden_states
-        return torch.cat([states[layer] for layer in select_layers], dim=-1)
+        return tower_states(self.vision_model, frames, select_layers)
 
 
 @MULTIMODAL_REGISTRY.register_processor(

@@ -1,4 +1,5 @@
-"""LanguageBind's video tower: CLIP's, with attention over time before each layer, which transformers' has not.
+"""LanguageBind's video tower: CLIP's, with attention over time before each layer, which transformers' has not; and the
+states of either.
 
 Every token of a frame, the class token too, first sees itself in the other frames of its clip, all of them at once;
 then the layer goes on as CLIP's [C]. The number of frames is the tower's: each has an embedding of its own.
@@ -6,6 +7,7 @@ then the layer goes on as CLIP's [C]. The number of frames is the tower's: each 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -49,9 +51,27 @@ class TimeAttentionTower(CLIPVisionModel):  # type: ignore[misc]
         self.post_init()
 
     def forward(self, pixel_values: Tensor, **_: Any) -> BaseModelOutputWithPooling:
-        """`hidden_states` of pixels [b T, 3, H, W]: what enters the first layer, then what each gives, [b T, n, d]."""
+        """`last_hidden_state` [b T, n, d] of pixels [b T, 3, H, W]."""
         states = self.pre_layrnorm(self.embeddings(pixel_values))
-        every = [states]
         for layer in self.encoder.layers:
-            every.append(layer(every[-1], None))
-        return BaseModelOutputWithPooling(last_hidden_state=every[-1], hidden_states=tuple(every))
+            states = layer(states, None)
+        return BaseModelOutputWithPooling(last_hidden_state=states)
+
+
+def tower_states(tower: CLIPVisionModel, pixels: Tensor, layers: Sequence[int]) -> Tensor:
+    """States [frames, n, d len(layers)] of pixels [frames, 3, H, W], side by side: 0 is what enters the first layer of
+    CLIP's tower or ours, 1 what that gives, -1 what the last gives. No others are kept in memory, as they would be by
+    transformers before 5.23."""
+    modules = [tower.pre_layrnorm, *tower.encoder.layers]
+    seen: dict[nn.Module, Tensor] = {}
+
+    def note(module: nn.Module, _: Any, output: Tensor) -> None:
+        seen[module] = output
+
+    handles = [modules[layer].register_forward_hook(note) for layer in layers]
+    try:
+        tower(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return torch.cat([seen[modules[layer]] for layer in layers], dim=-1)

@@ -30,7 +30,7 @@ from transformers.models.video_llava import modeling_video_llava
 
 from isr_dpo.errors import ModelError, RecipeError
 from isr_dpo.models import common
-from isr_dpo.models.time_attention import TimeAttentionTower
+from isr_dpo.models.time_attention import TimeAttentionTower, tower_states
 
 ARCHITECTURE = "VideoLlavaForConditionalGeneration"
 LANGUAGE = ("model.language_model.", "lm_head.")
@@ -72,12 +72,11 @@ class VideoLlavaModel(modeling_video_llava.VideoLlavaModel):  # type: ignore[mis
     ) -> BaseModelOutputWithPooling:
         """`pooler_output` [frames of all videos, N, D] of pixels [B, F, 3, H, W]."""
         check_frames(pixel_values_videos.shape[1], time_frames(self.config))
-        states = self.video_tower(pixel_values_videos.flatten(0, 1), output_hidden_states=True).hidden_states
         chosen = self.config.vision_feature_layer if vision_feature_layer is None else vision_feature_layer
         layers = [chosen] if isinstance(chosen, int) else chosen
-        features = torch.cat([states[layer] for layer in layers], dim=-1)  # [frames, class token and patches, d]
+        features = tower_states(self.video_tower, pixel_values_videos.flatten(0, 1), layers)
         if not has_class_token(self.config):
-            features = features[:, 1:]
+            features = features[:, 1:]  # [frames, N, d] of [frames, class token and patches, d]
         return BaseModelOutputWithPooling(pooler_output=self.multi_modal_projector(features))
 
 

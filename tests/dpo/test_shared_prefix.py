@@ -29,7 +29,7 @@ class Computed(NamedTuple):
     gradients: dict[str, Tensor]
 
 
-@pytest.fixture(scope="module", params=families.FAMILIES)
+@pytest.fixture(scope="module", params=[*families.FAMILIES, *families.FORMS])
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -1,4 +1,4 @@
-"""The embedded engine keeps the engines' contract, on a tiny policy of each family."""
+"""The embedded engine keeps the engines' contract, on a tiny policy of each family, and of each form of Video-LLaVA."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.engines.contract import *  # noqa: F403 - its tests, and a fixture
 from tests.engines.contract import Frames
 
 
-@pytest.fixture(scope="module", params=families.FAMILIES)
+@pytest.fixture(scope="module", params=[*families.FAMILIES, *families.FORMS])
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

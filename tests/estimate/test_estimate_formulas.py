@@ -16,7 +16,7 @@ from isr_dpo.estimate import memory
 from isr_dpo.estimate.machines import device
 from isr_dpo.estimate.shapes import TEXT_DEFAULTS, read_config, shape_of
 from isr_dpo.estimate.work import FLOOR, VLLM, Asking, Texts, Work, pair_flops
-from tests.families import FAMILIES, build
+from tests.families import FAMILIES, FORMS, TINY, build, clip
 
 ARCHITECTURE = {
     "video_llava": "VideoLlavaForConditionalGeneration",
@@ -116,6 +116,30 @@ def test_what_a_published_config_leaves_out_is_as_in_transformers(family: str) -
     head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
     assert bare.text.width == text.num_attention_heads * head
     assert bare.kv_bytes == 4 * text.num_hidden_layers * text.num_key_value_heads * head
+
+
+def test_a_converted_video_llava_has_2048_tokens_one_tower_and_perhaps_attention_over_time() -> None:
+    """CLIP-L/14: 24 layers of 1024. Each gets four matrices more, and each of 257 tokens looks at 8 frames."""
+    bare = {"architectures": [ARCHITECTURE["video_llava"]]}
+    whole = shape_of(bare, frames=8)
+    patches = shape_of({**bare, "video_class_token": False, "image_tower": False}, frames=8)
+    assert (whole.video_tokens, patches.video_tokens) == (2056, 2048)
+    assert whole.weights - patches.weights == 24 * 12 * 1024**2
+    assert patches.tower_flops == whole.tower_flops, "the class token is dropped after the tower"
+    vision = {"add_time_attn": True, "num_frames": 8}
+    over_time = shape_of({**bare, "video_class_token": False, "image_tower": False, "vision_config": vision}, frames=8)
+    assert over_time.weights - patches.weights == 24 * 4 * 1024**2
+    more = 8 * 257 * 24 * (2 * 4 * 1024**2 + 4 * 1024 * 8)
+    assert over_time.tower_flops - patches.tower_flops == pytest.approx(more)
+
+
+@pytest.mark.parametrize("form", ["video_llava", *FORMS])
+def test_video_tokens_are_those_that_the_processor_makes(form: str, tmp_path: Path) -> None:
+    folder = build(tmp_path / "model", form)
+    family = models.family_of(folder)
+    (ids,) = family.encode(family.load_processor(folder), ["<video>\n"], [clip(form, "v1")]).ids
+    config = read_config(str(folder))
+    assert shape_of(config, frames=TINY.frames).video_tokens == ids.count(config["video_token_index"])
 
 
 def test_qwen_s_own_flat_config() -> None:

@@ -1,4 +1,4 @@
-"""The model families: each computes with cached features what the model computes with pixels."""
+"""The model families, and Video-LLaVA's forms: each computes with cached features what the model does with pixels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from isr_dpo import models
 from isr_dpo.errors import ModelError, RecipeError
 from isr_dpo.models import Policy, common, video_llava
 from isr_dpo.models.common import Encoded, batch_videos, feed, video_features
-from tests.families import BENCH, FAMILIES, TINY, VIDEO_LLAVA_7B, build, clip, parts
+from tests.families import BENCH, FAMILIES, FORMS, TINY, VIDEO_LLAVA_7B, build, clip, parts
 from tests.family_parts import Shape
 
 VIDEO_TOKENS = {
     "video_llava": 4 * (4 * 4 + 1),  # frames x (patches and the class token)
+    "video_llava_patches": 4 * 4 * 4,
+    "video_llava_over_time": 4 * 4 * 4,
     "llava_next_video": 4 * 2 * 2,  # patches averaged 2 x 2
     "llava_onevision": 4 * 2 * 2 + 1,  # patches shrunk 2 x 2, and a newline
     "qwen2_5_vl": 2 * 3 * 4,  # pairs of frames x tokens of 28 x 28 pixels
@@ -26,7 +28,7 @@ VIDEO_TOKENS = {
 }
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
+@pytest.fixture(scope="module", params=[*FAMILIES, *FORMS])
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -78,7 +80,7 @@ def flat(features: Any) -> list[Tensor]:
 
 
 def test_a_folder_is_opened_by_the_family_that_its_config_names(folder: Path, family: str, policy: Policy) -> None:
-    assert models.family_of(folder).__name__ == f"isr_dpo.models.{family}"
+    assert models.family_of(folder).__name__ == f"isr_dpo.models.{'video_llava' if family in FORMS else family}"
     assert type(policy.model).__name__ == policy.family.ARCHITECTURE
     assert policy.family.frames(folder) == TINY.frames
 
@@ -258,13 +260,14 @@ def test_qwen2_5s_merger_gets_the_patches_in_the_grids_order(tmp_path: Path) -> 
     assert torch.equal(in_windows.sort(0).values, in_grid.sort(0).values)
 
 
+@pytest.mark.parametrize("form", ["video_llava", "video_llava_patches"])
 @pytest.mark.parametrize("shape", [BENCH, VIDEO_LLAVA_7B])
-def test_the_benchmarks_clip_is_2056_video_tokens(shape: Shape) -> None:
-    config, model_class, processor = parts("video_llava", shape)
+def test_the_benchmarks_clip_is_2056_video_tokens_and_2048_without_class_tokens(shape: Shape, form: str) -> None:
+    config, model_class, processor = parts(form, shape)
     with torch.device("meta"):
         model = model_class(config)
     encoded = video_llava.encode(processor, ["<video>\nwhat ?"], [clip("video_llava", "v1", shape=shape)])
-    assert encoded.ids[0].count(config.video_token_id) == 8 * 257
+    assert encoded.ids[0].count(config.video_token_id) == (2056 if form == "video_llava" else 2048)
     if shape is VIDEO_LLAVA_7B:
         assert sum(p.numel() for p in model.model.language_model.parameters()) + model.lm_head.weight.numel() > 6.7e9
 
