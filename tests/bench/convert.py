@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import random
 import subprocess
 import sys
@@ -99,24 +98,27 @@ def sentences(vocabulary: int) -> list[str]:
 
 
 def measured(command: list[str]) -> Cost:
-    """Runs a command to its end. Raises CalledProcessError."""
-    started, own = time.monotonic(), 0.0
+    """Runs a command to its end. Raises CalledProcessError.
+
+    Its memory is looked at while it runs: the peak that the system tells at its end is that of this process where this
+    is the larger, since that counts what was there before the command began.
+    """
+    started, resident, own = time.monotonic(), 0.0, 0.0
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while True:
-        done, status, used = os.wait4(process.pid, os.WNOHANG)
-        if done:
-            break
-        own = max(own, _own_gb(process.pid))
+    while process.poll() is None:
+        seen = _memory_gb(process.pid)
+        resident, own = max(resident, seen.get("VmHWM", 0.0)), max(own, seen.get("RssAnon", 0.0))
         time.sleep(0.1)
-    if status:
-        raise subprocess.CalledProcessError(os.waitstatus_to_exitcode(status), command)
-    return Cost(time.monotonic() - started, used.ru_maxrss * 1024 / 1e9, own)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return Cost(time.monotonic() - started, resident, own)
 
 
-def _own_gb(pid: int) -> float:
-    """Memory of a process that is no file's."""
+def _memory_gb(pid: int) -> dict[str, float]:
+    """The peak of what is resident since the command began, and what is no file's now."""
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next((int(line.split()[1]) * 1024 / 1e9 for line in lines if line.startswith("RssAnon")), 0.0)
+    found = (line.split() for line in lines if line.startswith(("VmHWM:", "RssAnon:")))
+    return {name.rstrip(":"): int(size) * 1024 / 1e9 for name, size, _ in found}
 
 
 def _parts(original: Original, shard_bytes: int) -> Iterator[list[str]]:

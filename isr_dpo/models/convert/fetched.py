@@ -14,7 +14,7 @@ from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import ModelError
 from isr_dpo.manifest import cache_folder, local_folder
 from isr_dpo.models.convert.destination import free_bytes
-from isr_dpo.models.convert.source import CONFIG, WANTED
+from isr_dpo.models.convert.source import CONFIG, KINDS, is_part
 from isr_dpo.progress import Progress
 from isr_dpo.stores import Store, hub, join, open_store
 
@@ -41,7 +41,7 @@ def fetched(uri: str, *, keep: bool = False) -> Iterator[Fetched]:
     if uri.startswith(hub.SCHEME):
         uri = hub.pinned(uri)
     store = open_store(uri)
-    sizes = {name: size for name, size in store.list(uri).items() if name.endswith(WANTED) and "/" not in name}
+    sizes = {name: size for name, size in store.list(uri).items() if is_part(name)}
     if CONFIG not in sizes:
         raise ModelError(f"{uri}: no {CONFIG}, so no model lies there")
     folder = cache_folder() / f"original-{canonical_digest(uri)[:16]}"
@@ -53,9 +53,10 @@ def fetched(uri: str, *, keep: bool = False) -> Iterator[Fetched]:
 
 
 def _chosen(sizes: dict[str, int]) -> dict[str, int]:
-    """Without `.bin` files where the weights are there as safetensors too."""
-    twice = any(name.endswith(".safetensors") for name in sizes)
-    return {name: size for name, size in sizes.items() if not (twice and name.startswith("pytorch_model"))}
+    """Of weights that are there in two formats, those that are read."""
+    read, other = (name.partition(".")[0] for name, _ in KINDS)
+    twice = any(name.startswith(read) for name in sizes)
+    return {name: size for name, size in sizes.items() if not (twice and name.startswith(other))}
 
 
 def _fetch(store: Store, uri: str, sizes: dict[str, int], folder: Path) -> None:

@@ -26,8 +26,6 @@ KINDS = (
 SPECIAL_TOKENS = ("mm_use_x_start_end", "mm_use_x_patch_token", "mm_use_im_start_end", "mm_use_im_patch_token")
 PARTIAL = ("adapter_config.json", "adapter_model.bin", "adapter_model.safetensors", "non_lora_trainables.bin")
 """Files of checkpoints that hold a part of the weights, to be put upon those of another model (`model_base`)."""
-WANTED = (".json", ".bin", ".safetensors", ".model")
-"""Endings of the files that a conversion reads."""
 
 
 class Tensor(NamedTuple):
@@ -82,6 +80,12 @@ class Source:
         return found.shape
 
 
+def is_part(name: str) -> bool:
+    """Whether a conversion looks at a file of this name: there may be large others beside a model, its optimiser's."""
+    small = "/" not in name and name.endswith((".json", ".model"))
+    return small or name in PARTIAL or any(name == whole or re.fullmatch(shard, name) for whole, shard in KINDS)
+
+
 def open_source(folder: Path) -> Source:
     """Opens `folder` and checks config, index and the header of every shard.
 
@@ -127,8 +131,9 @@ def _checked(path: Path, config: dict[str, Any]) -> dict[str, Any]:
     for key in SPECIAL_TOKENS:
         if config.get(key):
             raise ModelError(f"{path}: {key} is true: such tokens around or for a video are not supported; false is")
-    if not isinstance(config.get("mm_vision_select_layer"), int):
-        raise ModelError(f"{path}: mm_vision_select_layer {config.get('mm_vision_select_layer')!r}; accepted: a number")
+    for key in ("mm_vision_select_layer", "max_position_embeddings"):
+        if type(config.get(key)) is not int:
+            raise ModelError(f"{path}: {key} is {config.get(key)!r}; accepted: a whole number")
     feature = config.setdefault("mm_vision_select_feature", "patch")
     if feature not in ("patch", "cls_patch"):
         raise ModelError(f"{path}: mm_vision_select_feature {feature!r} is unknown; known: 'patch', 'cls_patch'")
@@ -153,7 +158,7 @@ def _shards(folder: Path) -> tuple[Shard, ...]:
 def _indexed(folder: Path, path: Path, pattern: re.Pattern[str]) -> tuple[Shard, ...]:
     try:
         index: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(index.values()))
+        names = sorted({str(name) for name in index.values()})
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: not an index of weights ({error})") from error
     for name in names:

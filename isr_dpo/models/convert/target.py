@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from isr_dpo.errors import ModelError
 from isr_dpo.models.convert import names
 from isr_dpo.models.convert.shards import BYTES, Entry
-from isr_dpo.models.convert.source import Source
+from isr_dpo.models.convert.source import CONFIG, Source
 from isr_dpo.models.convert.tokenizer import MEDIA, Vocabulary
 from isr_dpo.models.convert.towers import has_image_tower
 
@@ -56,8 +56,11 @@ def target(source: Source, vision: Mapping[str, Any], vocabulary: Vocabulary, *,
     """The target of a source; the class token of each frame is among its video tokens or not.
 
     Raises:
-        ModelError: a tensor that nobody knows, one that is missing, one of another shape than the class has.
+        ModelError: settings of which there is no model; a tensor that nobody knows, one that is missing, one of another
+            shape than the class has.
     """
+    from huggingface_hub.errors import StrictDataclassError
+
     for name in names.WITH_VOCABULARY:
         rows = source.shape(name)[0]
         if rows != vocabulary.size:
@@ -70,9 +73,14 @@ def target(source: Source, vision: Mapping[str, Any], vocabulary: Vocabulary, *,
         if found is None:
             raise ModelError(_unknown(source, name))
     known = {name: found for name, found in pairs.items() if found is not None}
-    config = _config(source, vision, vocabulary, keep=keep_class_token)
     written = _written(source, known)
-    _check(source, known, written, _expected(config))
+    try:
+        config = _config(source, vision, vocabulary, keep=keep_class_token)
+        expected = _expected(config)
+    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())
+        raise ModelError(f"{source.folder}/{CONFIG}: transformers makes no model of it: {reason}") from error
+    _check(source, known, written, expected)
     processor = _processor(source, config, vocabulary, keep=keep_class_token)
     return Target(config, processor, _generation(vocabulary), known, left_out, written)
 
@@ -136,6 +144,9 @@ def _unknown(source: Source, name: str) -> str:
 def _config(source: Source, vision: Mapping[str, Any], vocabulary: Vocabulary, *, keep: bool) -> VideoLlavaConfig:
     from transformers import CLIPVisionConfig, LlamaConfig, VideoLlavaConfig
 
+    layer, layers = source.config["mm_vision_select_layer"], vision["num_hidden_layers"]
+    if not -layers - 1 <= layer <= layers:
+        raise ValueError(f"mm_vision_select_layer {layer}: its tower has {layers} layers")
     patches = (vision["image_size"] // vision["patch_size"]) ** 2
     ids = {"bos_token_id": vocabulary.bos, "eos_token_id": vocabulary.eos, "pad_token_id": vocabulary.unk}
     text = LlamaConfig(
@@ -150,7 +161,7 @@ def _config(source: Source, vision: Mapping[str, Any], vocabulary: Vocabulary, *
         text_config=text,
         image_token_index=vocabulary.size,
         video_token_index=vocabulary.size + 1,
-        vision_feature_layer=source.config["mm_vision_select_layer"],
+        vision_feature_layer=layer,
         vision_feature_select_strategy="default" if source.config["mm_vision_select_feature"] == "patch" else "full",
         image_seq_length=patches,
         video_seq_length=frames(vision) * (patches + keep),

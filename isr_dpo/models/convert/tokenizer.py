@@ -188,7 +188,7 @@ def _wrapped(backend: Any, original: Any, config: Mapping[str, Any], special: Ma
         additional_special_tokens=list(MEDIA),
         clean_up_tokenization_spaces=False,
         padding_side="left",
-        model_max_length=int(config.get("max_position_embeddings", 2048)),
+        model_max_length=config["max_position_embeddings"],
     )
 
 

@@ -214,13 +214,17 @@ def test_a_checkpoint_of_a_hub_is_fetched_once(
     monkeypatch.setenv("ISR_DPO_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     files = {path.name: path.read_bytes() for path in source.iterdir()}
-    with hub_server({**files, "README.md": b"a model", "pytorch_model.bin": b"the same again"}) as served:
+    with hub_server(
+        {**files, "README.md": b"a model", "pytorch_model.bin": b"the same again", "optimizer.bin": b"huge"}
+    ) as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         assert main(["models", "convert", "hf://org/tiny", str(tmp_path / "policy"), "--dry-run"]) == 0
         assert main(["models", "convert", "hf://org/tiny", str(tmp_path / "policy")]) == 0
         asked = [request for request in served.asked if request.startswith("GET")]
     assert sum("model-00001-of-00002.safetensors" in request for request in asked) == 1
-    assert not any("README.md" in request or "pytorch_model.bin" in request for request in asked)
+    assert not any(
+        any(name in request for name in ("README.md", "pytorch_model.bin", "optimizer.bin")) for request in asked
+    )
     check(tmp_path / "policy")
     assert json.loads((tmp_path / "policy" / convert.PROVENANCE).read_text())["source"] == f"hf://org/tiny@{COMMIT}"
     assert not list((tmp_path / "cache").iterdir())

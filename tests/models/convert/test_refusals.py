@@ -226,6 +226,24 @@ def test_a_tensor_of_another_shape(source: Path, capsys: Capture) -> None:
     _refused(source, capsys, "by config.json it is [")
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("hidden_size", "large"),
+        ("num_attention_heads", 3),
+        ("max_position_embeddings", "far"),
+        ("rope_scaling", {"type": "unheard of"}),
+        ("hidden_act", "unheard of"),
+        ("mm_vision_select_layer", -99),
+        ("mm_vision_select_feature", "all"),
+        ("mm_video_tower", None),
+    ],
+)
+def test_settings_of_which_there_is_no_model(key: str, value: Any, source: Path, capsys: Capture) -> None:
+    _set(source, **{key: value})
+    _refused(source, capsys, "source/config.json: ")
+
+
 @pytest.mark.parametrize("key", ["mm_use_x_start_end", "mm_use_x_patch_token"])
 def test_tokens_around_a_video(key: str, source: Path, capsys: Capture) -> None:
     _set(source, **{key: True})
