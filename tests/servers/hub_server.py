@@ -1,17 +1,20 @@
-"""A Hugging Face hub on loopback with org/tiny, a model and a data set of the same files, as much of it as
-huggingface_hub asks for."""
+"""A Hugging Face hub on loopback, as much of it as huggingface_hub asks for."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
+import re
 import threading
+import urllib.parse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 COMMIT = hashlib.sha1(b"commit").hexdigest()
+_ASKED = re.compile(r"/api/(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)(?P<what>/revision/main|/tree/.+)?")
+_FILE = re.compile(rf"/(?P<kind>datasets/)?(?P<name>[^/]+/[^/]+)/resolve/(main|{COMMIT})/(?P<file>.+)")
 
 
 @dataclass
@@ -27,37 +30,48 @@ class Hub:
 
 
 @contextlib.contextmanager
-def hub_server(files: Mapping[str, bytes]) -> Iterator[Hub]:
-    """Serves `files` by their names in the repository."""
+def hub_server(files: Mapping[str, bytes], *, others: Mapping[str, Mapping[str, bytes]] | None = None) -> Iterator[Hub]:
+    """Serves `files` by their names in org/tiny, a model and a data set; `others` are more repositories by name, data
+    sets as `datasets/ORG/NAME`."""
     hub = Hub(dict(files))
+    repositories = {"org/tiny": hub.files, "datasets/org/tiny": hub.files, **(others or {})}
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            path = self.path.partition("?")[0]
+            path = urllib.parse.unquote(self.path.partition("?")[0])
             hub.asked.append(f"{self.command} {path}")
-            path = path.replace("/api/datasets/", "/api/models/").removeprefix("/datasets")
             if hub.trouble is not None:
                 self._send(hub.trouble, b"{}")
             elif hub.token and self.headers.get("authorization") != f"Bearer {hub.token}":
                 self._send(401, b"{}")
-            elif path in ("/api/models/org/tiny", "/api/models/org/tiny/revision/main"):
-                self._send(200, json.dumps({"id": "org/tiny", "sha": COMMIT}).encode())
-            elif path.startswith(f"/api/models/org/tiny/tree/{COMMIT}"):
-                self._send(200, json.dumps([_entry(name, content) for name, content in hub.files.items()]).encode())
-            elif (name := path.removeprefix(f"/org/tiny/resolve/{COMMIT}/")) in hub.files:
-                self._send(200, hub.files[name])
+            elif match := _ASKED.fullmatch(path):
+                kept = repositories.get(("datasets/" if match["kind"] == "datasets" else "") + match["name"])
+                self._tell(kept, match["name"], match["what"] or "")
             else:
-                found = path.startswith(("/api/models/org/tiny", "/org/tiny/"))
-                self._send(404, b"{}", code="EntryNotFound" if found else "RepoNotFound")
+                match = _FILE.fullmatch(path)
+                kept = repositories.get((match["kind"] or "") + match["name"]) if match else None
+                content = kept.get(match["file"]) if match and kept is not None else None
+                self._send(404 if content is None else 200, b"{}" if content is None else content, code=_lacking(kept))
+
+        def _tell(self, kept: Mapping[str, bytes] | None, name: str, what: str) -> None:
+            folder = what.removeprefix(f"/tree/{COMMIT}")
+            if kept is None or (folder == what and what.startswith("/tree")):
+                self._send(404, b"{}", code=_lacking(kept))
+            elif not what.startswith("/tree"):
+                self._send(200, json.dumps({"id": name, "sha": COMMIT}).encode())
+            else:
+                prefix = f"{folder.strip('/')}/".lstrip("/")
+                listed = [_entry(file, content) for file, content in kept.items() if file.startswith(prefix)]
+                self._send(200, json.dumps(listed).encode())
 
         do_HEAD = do_GET
 
         def _send(self, status: int, content: bytes, *, code: str | None = None) -> None:
             self.send_response(status)
             headers = {"ETag": f'"{hashlib.sha1(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
-            if code is not None:
+            if status == 404 and code is not None:
                 headers["X-Error-Code"] = code
             for name, value in headers.items():
                 self.send_header(name, value)
@@ -80,6 +94,10 @@ def hub_server(files: Mapping[str, bytes]) -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join(timeout=5)
+
+
+def _lacking(kept: Mapping[str, bytes] | None) -> str:
+    return "RepoNotFound" if kept is None else "EntryNotFound"
 
 
 def _entry(name: str, content: bytes) -> dict[str, object]:
