@@ -99,5 +99,7 @@ def test_another_number_of_frames_is_refused_where_attention_goes_over_time(
     if "over_time" in folder.name:
         with pytest.raises(RecipeError, match=rf"data\.frames: 12 frames a clip; .* takes {SHAPE.frames}"):
             engine.sample([request])
+        with pytest.raises(ValueError, match=rf"12 frames; .* takes {SHAPE.frames}"):  # as a server of vLLM's own asks
+            engine._llm.generate([engine._prompt(engine._ids("what ?"), "short")], use_tqdm=False)
     else:
         assert engine.sample([request])
