@@ -1,6 +1,7 @@
 """The recipe: what a run does. This folder is the only home of defaults; the larger sections are files of their own.
 
 A recipe is a YAML file. Unknown keys and impossible values are refused by name before anything is compiled or loaded.
+Beside these keys a file may have `variants` (see `text`): the same recipe with a few keys changed, under another name.
 Values are tagged by origin: [P] the paper, [C] public code the paper builds on, [O] our choice where both are silent.
 """
 

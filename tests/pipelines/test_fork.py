@@ -61,6 +61,16 @@ def test_a_fork_may_have_a_recipe_of_its_own(run_uri: str, tmp_path: Path) -> No
     assert made.reuses == run_uri
 
 
+def test_a_fork_may_be_a_variant_of_its_recipe(run_uri: str, tmp_path: Path) -> None:
+    own = tmp_path / "own.yaml"
+    own.write_text(json.dumps({**RECIPE, "name": "own", "variants": {"none": {"retrospect.context": "none"}}}))
+    made = fork.fork(layout.policy(run_uri, 3), recipe=str(own), variant="none", changes=[])
+    assert (made.recipe.name, made.recipe.retrospect.context) == ("own-none", "none")
+    assert made.recipe.model.start == layout.policy(run_uri, 3)
+    with pytest.raises(RecipeError, match="no variant 'none'; it has none"):
+        fork.fork(layout.policy(run_uri, 3), recipe=None, variant="none", changes=[])
+
+
 @pytest.mark.parametrize("change", ["data.train=other.jsonl", "data.frames=4", "data.sets={dev: other.jsonl}"])
 def test_a_fork_with_other_data_prepares_them_itself(run_uri: str, change: str) -> None:
     assert fork.fork(layout.policy(run_uri, 3), recipe=None, changes=[change]).reuses is None
