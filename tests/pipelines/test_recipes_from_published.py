@@ -1,5 +1,5 @@
-"""From the published files to a submitted run: the README's five commands, run. Hub, bucket and cluster are doubles, the
-archives hold a few clips, the checkpoint some thousand weights."""
+"""From the published files to a submitted run: the README's five commands, run. Hub, bucket and cluster are doubles,
+the archives hold a few clips, the checkpoint some thousand weights."""
 
 from __future__ import annotations
 

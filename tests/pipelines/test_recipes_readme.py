@@ -48,7 +48,7 @@ COMMANDS = typed(README)
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words)[:60])
 def test_every_command_of_the_readme_exists(words: list[str]) -> None:
     if words[-1] == "--help":
-        with pytest.raises(SystemExit, match="^0$"):
+        with pytest.raises(SystemExit, match=r"^0$"):
             read(words)
         return
     assert callable(getattr(read(words), "run", None) or read(words).command)
