@@ -138,7 +138,7 @@ def test_stages_ended_at_random_moments_end_with_the_same_bytes(
     command: list[str], undisturbed: str, tmp_path: Path
 ) -> None:
     chance = random.Random(0)
-    victims = ["worker", "parent", "both", "worker", "terminated"]
+    victims = ["worker", "terminated", "parent", "both", "worker"]
     last = written(undisturbed)
     moments = sorted(chance.sample(range(last - 2), len(victims)))
     killed = str(tmp_path / "run")
@@ -150,7 +150,7 @@ def test_stages_ended_at_random_moments_end_with_the_same_bytes(
             if stages.kill(victim, chance):
                 ended.append(victim)
                 break
-    assert {"worker", "parent", "both", "terminated"} <= set(ended)  # a busy machine may be done before the last moments
+    assert ended[:4] == victims[:4]  # on a busy machine all may be done before the last moment
     assert not stages.until(last + 1)  # a restart completes
     assert contents(killed) == contents(undisturbed)
     for stage in STAGES:
