@@ -88,18 +88,21 @@ def opened(path: Path) -> Iterator[Chunks]:
 
 
 def write(path: Path, entries: Sequence[Entry], read: Chunks, progress: Callable[[int], None]) -> None:
-    """Writes a safetensors file, on the disk when this returns. `progress` is told of bytes.
+    """Writes a safetensors file, on the disk when this returns. `progress` is told of bytes. Raises ModelError: a
+    source has changed.
 
     The library's own writer holds a second copy of all the tensors in memory.
     """
     with path.open("wb") as file:
         file.write(_header(entries))
         for entry in entries:
-            missing = entry.bytes
+            rest = entry.bytes
             for chunk in read(entry.source):
                 progress(len(chunk))
-                missing -= file.write(chunk)
-            progress(file.write(bytes(missing)))
+                rest -= file.write(chunk)
+            if rest != entry.bytes // entry.shape[0] * entry.more_rows:
+                raise ModelError(f"{path.name}: {entry.source} changed while it was read; run again")
+            progress(file.write(bytes(rest)))
         file.flush()
         os.fsync(file.fileno())
 

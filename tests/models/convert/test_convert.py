@@ -170,6 +170,16 @@ def test_a_conversion_that_fails_clears_up_after_itself(source: Path, tmp_path: 
     assert _names(tmp_path) == before
 
 
+def test_a_source_that_changes_meanwhile_is_noticed(bin_source: Path, tmp_path: Path) -> None:
+    plan = convert.plan(bin_source)
+    path = bin_source / "pytorch_model-00001-of-00002.bin"
+    tensors = torch.load(path, weights_only=True)
+    torch.save({name: tensor[:1].clone() for name, tensor in tensors.items()}, path)
+    with pytest.raises(ModelError, match="changed while it was read"):
+        convert.convert(plan, str(tmp_path / "policy"))
+    assert not (tmp_path / "policy").exists()
+
+
 def test_two_conversions_do_not_write_one_destination(source: Path, tmp_path: Path) -> None:
     with destination.staged(str(tmp_path / "policy")), pytest.raises(RunBusy, match="another conversion writes"):
         convert.convert(convert.plan(source), str(tmp_path / "policy"))
