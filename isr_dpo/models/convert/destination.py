@@ -7,11 +7,11 @@ import contextlib
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import ModelError, RecipeError, RunBusy, StoreError
 from isr_dpo.manifest import UNFINISHED, cache_folder
 from isr_dpo.models.convert.source import CONFIG
@@ -39,7 +39,7 @@ def check_free(destination: str) -> None:
 
 def check_room(destination: str, weights_bytes: int) -> None:
     """Raises ModelError: the disk on which the model is written has too little space."""
-    folder = _staging_parent(destination)
+    folder = staging_folder(destination).parent
     needed, free = weights_bytes + MARGIN_BYTES, free_bytes(folder)
     if free < needed:
         way = "set ISR_DPO_CACHE to another disk" if is_remote(destination) else "name another destination"
@@ -64,24 +64,19 @@ def staged(destination: str) -> Iterator[Path]:
         RunBusy: another process converts to this destination.
         StoreError: the place cannot be written.
     """
-    if is_remote(destination):
-        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="convert-") as scratch:
-            yield Path(scratch)
-            _upload(Path(scratch), destination)
-        return
-    folder = to_path(destination)
-    staging = folder.absolute().with_name(UNDONE + folder.absolute().name)
+    staging = staging_folder(destination)
     try:
         staging.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         _explain(error, destination)
-    with _locked(staging):
+    with _locked(staging, destination):
         _clear(staging)
         try:
             yield staging
-            _sync(staging)
-            os.rename(staging, folder)
-            _sync(folder.absolute().parent)
+            if is_remote(destination):
+                _upload(staging, destination)
+            else:
+                _rename(staging, to_path(destination).absolute())
         except OSError as error:
             _explain(error, destination)
         finally:
@@ -93,19 +88,23 @@ def is_remote(destination: str) -> bool:
     return "://" in destination and not destination.startswith("file://")
 
 
-def _staging_parent(destination: str) -> Path:
-    return cache_folder() if is_remote(destination) else to_path(destination).absolute().parent
+def staging_folder(destination: str) -> Path:
+    """The same one for every attempt, so that what a killed one has left is found and cleared."""
+    if is_remote(destination):
+        return cache_folder() / f"convert-{canonical_digest(destination)[:16]}"
+    folder = to_path(destination).absolute()
+    return folder.with_name(UNDONE + folder.name)
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, destination: str) -> Iterator[None]:
     """A killed process's lock goes with it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     except BlockingIOError as error:
-        raise RunBusy(f"{folder}: another conversion writes to this destination; let it end") from error
+        raise RunBusy(f"{destination}: another conversion writes to this destination; let it end") from error
     finally:
         os.close(descriptor)
 
@@ -116,6 +115,12 @@ def _clear(staging: Path) -> None:
         log.info("%s: clearing what an interrupted conversion has left (%d files)", staging, len(left))
     for path in left:
         path.unlink()
+
+
+def _rename(staging: Path, folder: Path) -> None:
+    _sync(staging)
+    os.rename(staging, folder)
+    _sync(folder.parent)
 
 
 def _upload(folder: Path, destination: str) -> None:

@@ -204,9 +204,12 @@ def test_a_prefix_in_s3_is_complete_or_no_model(
     assert "config.json" not in left
 
     monkeypatch.setattr(s3.S3Store, "put", put)
+    destination.staging_folder(run_uri).mkdir()
+    (destination.staging_folder(run_uri) / "of-a-killed-one.safetensors").write_bytes(b"half")
     assert main(["models", "convert", str(source), run_uri]) == 0
     there = open_store(run_uri).list(run_uri)
     assert "unfinished.json" not in there
+    assert "of-a-killed-one.safetensors" not in there
     for name in there:
         (tmp_path / "policy").mkdir(exist_ok=True)
         open_store(run_uri).get(f"{run_uri}/{name}", tmp_path / "policy" / name)
