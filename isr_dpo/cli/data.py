@@ -59,12 +59,24 @@ def _add_fetch(actions: Commands) -> None:
 def _add_dev(actions: Commands) -> None:
     dev = actions.add_parser(
         "dev",
-        help="cut a dev set from the training rows, disjoint by video from all test files",
+        help="cut a dev set from the training rows or from others, disjoint by video from all test files",
         description="Writes FOLDER/train.jsonl, the rows that stay, and FOLDER/dev.qa.jsonl (with --captions) or "
         "dev.qa.official.jsonl (without), in the published schema. The same seed gives the same files.",
     )
-    dev.add_argument("train", help="training rows, such as sft_dpo_17k.jsonl")
-    dev.add_argument("--against", nargs="+", required=True, metavar="SET", help="all test files, .qa.jsonl")
+    dev.add_argument("rows", help="rows with ground truths: training rows, or (--alone) published conversations")
+    dev.add_argument(
+        "--against",
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="all test files; with --alone what is trained on too",
+    )
+    dev.add_argument(
+        "--alone", action="store_true", help="nobody trains on these rows: write the dev set, and no train.jsonl"
+    )
+    dev.add_argument(
+        "--answer-words", type=count, metavar="N", help="rows with longer ground truths, such as captions, are left out"
+    )
     dev.add_argument("--questions", type=count, default=2000, metavar="N", help="(default %(default)s)")
     dev.add_argument("--out", required=True, metavar="FOLDER", help="a folder, or s3://bucket/prefix")
     dev.add_argument("--seed", type=count, default=0, metavar="N")
@@ -111,8 +123,9 @@ def _copy(files: Sequence[str], folder: str) -> None:
 
     for uri in files:
         place = join(folder, uri.rpartition("/")[2])
-        write_bytes(place, read_bytes(uri))
-        print(f"{place}: as {uri}")
+        if place != uri:
+            write_bytes(place, read_bytes(uri))
+            print(f"{place}: as {uri}")
 
 
 def _table(fetched: Fetched) -> str:
@@ -130,14 +143,21 @@ def _dev(options: argparse.Namespace) -> None:
     from isr_dpo.data.dev import cut_dev
 
     cut = cut_dev(
-        options.train,
+        options.rows,
         against=options.against,
         questions=options.questions,
         out=options.out,
         seed=options.seed,
         captions=options.captions,
+        alone=options.alone,
+        answer_words=options.answer_words,
     )
-    print(f"{cut.dev_uri}: {cut.dev_questions} questions about {cut.dev_clips} clips, none of them in a test file")
+    print(
+        f"{cut.dev_uri}: {cut.dev_questions} questions about {cut.dev_clips} clips, none of them in a file of --against"
+    )
+    if cut.train_uri is None:
+        print(f"in the recipe: data.sets.dev: {cut.dev_uri}")
+        return
     print(f"{cut.train_uri}: {cut.train_rows} rows")
     if cut.shared_clips:
         print(f"note: {cut.shared_clips} training clips stand in a test file too; training keeps them, as published")

@@ -149,9 +149,40 @@ def test_what_cannot_be_cut_is_said(train: str, tests_: list[str], tmp_path: Pat
     with pytest.raises(DataError, match="leave no row to train on"):
         cut(train, [free], tmp_path / "out", CLIPS * PER_CLIP)
     silent = write(tmp_path / "silent.jsonl", [{"id": "1", "video": "a", "prompt": "?"}])
-    with pytest.raises(DataError, match=r"silent.jsonl:1: row '1' has no answer"):
+    with pytest.raises(DataError, match=r"silent.jsonl:1: row '1' has no answer, which"):
         cut(silent, [free], tmp_path / "out", 1)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dev_set_of_rows_that_nobody_trains_on(tests_: list[str], tmp_path: Path) -> None:
+    def turns(question: str, answer: str) -> list[dict[str, str]]:
+        return [{"from": "human", "value": f"{question}\n<video>"}, {"from": "gpt", "value": answer}]
+
+    instructed = [
+        {"id": f"v{i}_{q}", "video": f"v{i}", "conversations": turns(f"what {q} ?", f"it is {i}-{q}")}
+        for i in range(15, 30)
+        for q in range(2)
+    ]
+    stories = [
+        {"id": f"v{i}", "video": f"v{i}", "conversations": turns("Describe it.", "and then " * 40)} for i in range(30)
+    ]
+    pool = write(tmp_path / "sft.jsonl", [*instructed, *stories, *instructed[:4]])  # published files repeat some
+    pairs = write(tmp_path / "pairs.jsonl", [{"id": f"p{i}", "video": f"v{i}"} for i in (22, 23, 24)])
+    made = cut(pool, [*tests_, pairs], tmp_path / "out", 8, alone=True, answer_words=20)
+    assert made.train_uri is None
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["dev.json", "dev.qa.official.jsonl"]
+    dev = read(made.dev_uri)
+    assert {row["video"] for row in dev} <= {f"v{i}" for i in range(25, 30)}
+    assert len({row["id"] for row in dev}) == made.dev_questions == 8
+    by_id = {row["id"]: row["conversations"] for row in instructed}
+    for row in dev:
+        asked, answered = by_id[row["id"]]
+        assert row["conversations"] == [
+            {"from": "human", "value": "<video>\n" + asked["value"].partition("\n")[0]},
+            {"from": "gpt", "value": answered["value"]},
+        ]
+    with pytest.raises(DataError, match="11 questions were asked for; 5 clips outside the test files have 10"):
+        cut(pool, [*tests_, pairs], tmp_path / "out", 11, alone=True, answer_words=20)
 
 
 @pytest.mark.parametrize("run_uri", ["moto"], indirect=True)

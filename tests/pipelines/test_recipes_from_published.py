@@ -13,7 +13,7 @@ import pytest
 import tenacity
 
 from isr_dpo import cli, config
-from isr_dpo.stores import hub, open_store
+from isr_dpo.stores import hub, open_store, read_bytes
 from pipelines import __main__ as pipelines
 from pipelines import recipe_files
 from tests.models.convert.original_layout import Original, save, train_tokenizer
@@ -25,10 +25,16 @@ pytestmark = pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
 SETS = ("actnet", "vidal", "webvid", "ssv2", "msvd", "msrvtt", "tgif")
 OFFICIAL = ("msvd", "msrvtt", "tgif")
 TRAINED = [f"v_clip{number}" for number in range(4)]
+INSTRUCTED = "v_instructed"
+"""A clip of LLaVA-Hound-SFT's instruction data alone."""
 
 
 def jsonl(rows: list[dict[str, object]]) -> bytes:
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def conversation(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"from": "human", "value": f"<video>\n{question}"}, {"from": "gpt", "value": answer}]
 
 
 def archive(clips: list[str]) -> bytes:
@@ -49,14 +55,21 @@ def published(checkpoint: Path) -> dict[str, Mapping[str, bytes]]:
         {"id": f"{v}_0", "video": v, "prompt": "what ?", "answer": "it", "chosen": "a", "rejected": "b"}
         for v in TRAINED
     ]
+    instructed: list[dict[str, object]] = [
+        {"id": f"{v}_1", "video": v, "conversations": conversation("where ?", "there")} for v in (INSTRUCTED, *TRAINED)
+    ]
+    story = conversation("Describe it.", "a long story " * 30)
     train = {
         "train_300k/chunk_0.tar.gz": archive(TRAINED[:2]),
-        "train_300k/chunk_1.tar.gz": archive(TRAINED[2:]),
+        "train_300k/chunk_1.tar.gz": archive([*TRAINED[2:], INSTRUCTED]),
         "video_instruction/train/dpo/sft_dpo_17k.jsonl": jsonl(pairs),
+        "video_instruction/train/sft/video_240k_caption_15k.jsonl": jsonl(
+            [*instructed, {"id": INSTRUCTED, "video": INSTRUCTED, "conversations": story}]
+        ),
     }
     test = {f"video_data/test/{name}.tar.gz": archive([f"{name}/{name}1"]) for name in SETS}
     for name in SETS:
-        turns = [{"from": "human", "value": "<video>\nwhat ?"}, {"from": "gpt", "value": "it"}]
+        turns = conversation("what ?", "it")
         row: dict[str, object] = {"id": f"{name}_q", "video": f"test/{name}/{name}1", "conversations": turns}
         test[f"video_instruction/test/{name}.qa.jsonl"] = jsonl([{**row, "caption": "a thing"}])
         if name in OFFICIAL:
@@ -102,6 +115,11 @@ def test_the_five_commands_of_the_readme_end_in_a_run(
     spec = submitted["pipeline_spec"]["pipeline_spec"]
     recipe = config.parse(spec["root"]["inputDefinitions"]["parameters"]["recipe"]["defaultValue"])
     assert (recipe.name, recipe.iterations) == ("paper-7b", 9)
+    assert recipe.data.train is not None
     assert recipe.model.start is not None
+    dev = [json.loads(line) for line in read_bytes(recipe.data.sets["dev"]).splitlines()]
+    assert [(row["id"], row["conversations"][1]["value"]) for row in dev] == [(f"{INSTRUCTED}_1", "there")]
+    assert len(read_bytes(recipe.data.train).splitlines()) == len(TRAINED)
+    assert {f"{clip}.tar" for clip in (*TRAINED, INSTRUCTED)} <= set(open_store(run_uri).list(str(recipe.data.videos)))
     assert "config.json" in open_store(run_uri).list(recipe.model.start)
     assert "GPU-hours" in capsys.readouterr().out

@@ -64,17 +64,17 @@ def test_every_packaged_recipe_and_variant_of_the_readme_exists() -> None:
 
 def test_five_commands_bring_all_that_the_paper_s_run_reads() -> None:
     commands = [read(words) for words in typed(SECTION.partition("**The systems")[0])]
-    train, test, dev, convert, submit = commands
+    test, dev, train, convert, submit = commands
     recipe = recipe_files.load(submit.recipe, variant=submit.variant)
     assert convert.dest == recipe.model.start
     assert {train.dest, test.dest} == {recipe.data.videos}
-    brought = {f"{test.rows_to}/{PurePosixPath(uri).name}" for uri in test.rows}
-    assert brought == set(dev.against) == {uri for name, uri in recipe.data.sets.items() if name != "dev"}
-    assert dev.train == f"{train.rows_to}/{PurePosixPath(train.rows[0]).name}"
-    assert {f"{dev.out}/train.jsonl", f"{dev.out}/dev.qa.official.jsonl"} == {
-        recipe.data.train,
-        recipe.data.sets["dev"],
-    }
+    brought = [f"{test.rows_to}/{PurePosixPath(uri).name}" for uri in test.rows]
+    assert set(brought) == {uri for name, uri in recipe.data.sets.items() if name != "dev"}
+    pairs, questions = train.rows
+    assert dev.alone
+    assert dev.against == [pairs, *brought]
+    assert questions == f"{dev.out}/dev.qa.official.jsonl" == recipe.data.sets["dev"]
+    assert f"{train.rows_to}/{PurePosixPath(pairs).name}" == recipe.data.train
 
 
 def test_one_command_evaluates_every_system_and_one_page_shows_them() -> None:
