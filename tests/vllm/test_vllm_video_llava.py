@@ -1,4 +1,4 @@
-"""Video-LLaVA in its other forms: vLLM gives what the embedded engine gives."""
+"""Video-LLaVA in its other forms, and converted: vLLM gives what the embedded engine gives."""
 
 from __future__ import annotations
 
@@ -19,18 +19,29 @@ from isr_dpo.engines import Choose, Sample, open_engine
 from isr_dpo.engines.hf import HFEngine
 from isr_dpo.engines.vllm import VLLMEngine, _drawing
 from isr_dpo.errors import RecipeError
+from isr_dpo.models import convert
 from isr_dpo.models.common import video_features
 from tests import families
 from tests.engines.contract import TOLERANCE, Frames, asked
+from tests.models.convert.original_layout import Original, save, train_tokenizer
 from tests.vllm.published import SHAPE
 
 MODEL = config.Model(start="tiny", registered_name="tiny", device="cpu")
 PATCHES = (SHAPE.pixels // SHAPE.patch) ** 2
 
 
-@pytest.fixture(scope="module", params=families.FORMS)
+@pytest.fixture(scope="module", params=[*families.FORMS, "converted_over_time"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return families.build(tmp_path_factory.mktemp(request.param), request.param, shape=SHAPE, seed=3)
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param != "converted_over_time":
+        return families.build(folder, request.param, shape=SHAPE, seed=3)
+    original = Original(
+        400, hidden=SHAPE.hidden, frames=SHAPE.frames, pixels=SHAPE.pixels, patch=SHAPE.patch, time=True
+    )
+    weights = {name: tensor.float() for name, tensor in original.weights().items()}
+    source = save(folder / "source", original, weights, train_tokenizer(folder), kind="bin")
+    convert.convert(convert.plan(source), str(folder / "policy-over_time"))
+    return folder / "policy-over_time"
 
 
 @pytest.fixture(scope="module")
