@@ -30,7 +30,7 @@ GRACE_SECONDS = 15
 @pytest.fixture(scope="module")
 def command(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("stages")
-    draw(folder / "world", seed=1, train=36, dev=2, test=2, seed_preferences=0)
+    draw(folder / "world", seed=1, train=24, dev=2, test=2, seed_preferences=0)
     model = make_policy(folder / "model")
     return [sys.executable, "-m", "tests.faults.stages", str(model), str(folder / "world")]
 

@@ -71,7 +71,7 @@ def files(uri: str) -> dict[str, bytes]:
     return {name: read_bytes(join(uri, name)) for name in names if not name.endswith(manifest.MANIFEST)}
 
 
-@pytest.mark.parametrize("run_uri", ["local", "moto"], indirect=True)
+@pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
 def test_pods_side_by_side_make_what_one_makes_and_the_last_task_opens_no_engine(
     begun: Begun, recipe: Recipe, pods: Executor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
