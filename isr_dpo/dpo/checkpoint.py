@@ -52,8 +52,9 @@ def save(folder: Path, backend: Backend, entries: Sequence[Entry]) -> Path:
         for _ in backend.states():
             pass
         return complete
+    for left in folder.glob("*.unfinished"):  # by a killed attempt, which wrote or removed it
+        shutil.rmtree(left)
     unfinished = folder / f"{complete.name}.unfinished"
-    shutil.rmtree(unfinished, ignore_errors=True)
     write(unfinished, _named(backend))
     (unfinished / STATE).write_text(json.dumps({"step": step, "log": list(entries)}), encoding="utf-8")
     os.replace(unfinished, complete)
@@ -65,6 +66,7 @@ def save(folder: Path, backend: Backend, entries: Sequence[Entry]) -> Path:
 def remove(complete: Path) -> None:
     """Removes a checkpoint: whole until now, absent from now on."""
     unfinished = complete.with_name(f"{complete.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     os.replace(complete, unfinished)
     shutil.rmtree(unfinished)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from isr_dpo.dpo import checkpoint
+from isr_dpo.dpo.backend import State
 
 
 def complete(folder: Path, step: int) -> Path:
@@ -54,3 +57,25 @@ def test_what_a_killed_attempt_held_is_let_go(tmp_path: Path) -> None:
         assert files is not None
         assert (files / "state.json").read_text() == "2"
     assert [path.name for path in checkpoint.found(tmp_path)] == ["step-000001", "step-000002"]
+
+
+class OneWeight:
+    """A backend, as `save` sees it."""
+
+    rank = 0
+
+    def states(self) -> Iterator[tuple[str, State]]:
+        yield "weight", State(*(torch.ones(2) for _ in State._fields))
+
+
+def test_what_a_killed_attempt_left_on_the_disk_goes_with_the_next_checkpoint(tmp_path: Path) -> None:
+    complete(tmp_path, 1).rename(tmp_path / "step-000001.unfinished")
+    for step in (2, 3, 4):
+        checkpoint.save(tmp_path, OneWeight(), [{"step": step}])  # type: ignore[arg-type, list-item]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000003", "step-000004"]
+
+
+def test_one_is_removed_whatever_stands_under_the_other_name(tmp_path: Path) -> None:
+    shutil.copytree(complete(tmp_path, 1), tmp_path / "step-000001.unfinished")
+    checkpoint.remove(tmp_path / "step-000001")
+    assert list(tmp_path.iterdir()) == []
