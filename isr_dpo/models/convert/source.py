@@ -3,6 +3,7 @@ say. No weights are read."""
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -55,7 +56,7 @@ class Source:
     config: Mapping[str, Any]
     shards: tuple[Shard, ...]
 
-    @property
+    @functools.cached_property
     def tensors(self) -> dict[str, Tensor]:
         return {name: tensor for shard in self.shards for name, tensor in shard.tensors.items()}
 
