@@ -210,8 +210,9 @@ class Output:
 
     def put(self, name: str, path: Path) -> None:
         """Adds the local file `path` as `name`."""
-        self._files[name] = File(size=path.stat().st_size, sha256=hash_file(path))
+        file = File(size=path.stat().st_size, sha256=hash_file(path))
         self._store.put(path, join(self.uri, name))
+        self._files[name] = file  # last: another thread may read what is done
 
     def write(self, name: str, content: bytes) -> None:
         """Adds a small file."""

@@ -9,9 +9,10 @@ import pytest
 
 from isr_dpo import manifest
 from isr_dpo.digests import code_version
-from isr_dpo.errors import CorruptOutput, StaleOutput
+from isr_dpo.errors import CorruptOutput, StaleOutput, StoreError
 from isr_dpo.manifest import Manifest, Origin, Output
 from isr_dpo.stores import join, open_store, read_bytes, write_bytes
+from isr_dpo.stores.local import LocalStore
 
 ORIGIN = Origin(
     kind="responses",
@@ -51,6 +52,21 @@ def test_an_output_is_complete_once_it_is_sealed(run_uri: str) -> None:
         sha256="2c8b08da5ce60398e1f19af0e5dccc744df274b826abe585eaba68c525434806",  # printf 'one\n' | sha256sum
     )
     assert set(open_store(uri).list(uri)) == {"part-00000.jsonl", "manifest.json"}
+
+
+def test_a_file_is_done_only_when_it_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = opened(str(tmp_path / "out"))
+    seen = []
+
+    def full(store: LocalStore, path: Path, uri: str) -> None:
+        seen.append(output.done)
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(LocalStore, "put", full)
+    with pytest.raises(StoreError):
+        output.write("part-00000.jsonl", b"one\n")
+    assert seen == [set()]
+    assert output.done == set()
 
 
 def test_a_finished_output_of_the_same_origin_is_returned_not_redone(run_uri: str) -> None:

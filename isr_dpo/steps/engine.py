@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from types import TracebackType
@@ -49,6 +50,7 @@ class Engines:
         self._recipe, self._inputs, self._run_uri = recipe, inputs, run_uri
         self._opened: Sequence[Worker] = ()
         self._open = ExitStack()
+        self._noting = threading.Lock()  # workers end their parts at the same time
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +100,10 @@ class Engines:
 
     def _note(self, out: Output, *, deterministic: bool) -> None:
         """Before the first part is written. Whoever seals `out` may open no engine."""
-        if ENGINE not in out.done or (deterministic_so_far(out) and not deterministic):
-            tree = {"kind": self._recipe.engine.kind, "deterministic": deterministic}
-            out.write(ENGINE, (json.dumps(tree) + "\n").encode())
+        with self._noting:
+            if ENGINE not in out.done or (deterministic_so_far(out) and not deterministic):
+                tree = {"kind": self._recipe.engine.kind, "deterministic": deterministic}
+                out.write(ENGINE, (json.dumps(tree) + "\n").encode())
 
 
 def _run(stage: Stage[T, R], chunk: Sequence[T], engine: Engine, progress: Progress) -> _Made[R]:
