@@ -73,8 +73,10 @@ class Placed:
         kubernetes.set_security_context(task, run_as_user=user, run_as_group=user, run_as_non_root=True)
         for key, value in {**placement.env, IMAGE: image, PLACEMENT: placement.name}.items():
             task.set_env_variable(key, value)
+        ungraded = name == "evaluate" and self._recipe.evaluate.grader != "openai"
         for secret, keys in placement.secrets_of(step).items():
-            kubernetes.use_secret_as_env(task, secret, {key: key for key in keys})
+            spare = ungraded and secret in step.secrets  # a pod whose Secret is not there never starts
+            kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=spare)
         if placement.cache_claim:
             kubernetes.mount_pvc(task, placement.cache_claim, "/cache")
         else:

@@ -120,6 +120,18 @@ def test_only_evaluate_has_the_graders_key_and_no_value_of_any_secret_is_written
         assert not [name for name in task.env if re.search("KEY|SECRET|TOKEN", name)]
 
 
+@pytest.mark.parametrize("place", PACKAGED)
+@pytest.mark.parametrize(("grader", "needed"), [("rules", False), ("openai", True)])
+def test_a_pod_starts_without_the_graders_key_where_no_grader_is_asked(place: str, grader: str, needed: bool) -> None:
+    """What the preflight of a submission then does not look for either."""
+    recipe = recipe_files.load("smoke", changes=[f"evaluate.grader={grader}"])
+    for task in tasks(compiled(recipe, placement.load(place))):
+        spare = {secret["secretName"]: secret["optional"] for secret in task.pod.get("secretAsEnv", [])}
+        if task.step == "evaluate":
+            assert spare.pop("isr-dpo-openai") is not needed
+        assert not any(spare.values())
+
+
 @combinations
 def test_a_tasks_pod_is_labelled_by_class_run_owner_and_queue(recipe: str, place: str) -> None:
     found = placement.load(place)
