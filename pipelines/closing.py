@@ -51,7 +51,9 @@ def _graded_by(run_uri: str, recipe: Recipe) -> str:
 
 
 def _pages(run_uri: str, recipe: Recipe) -> dict[str, str]:
-    mlflow = f"{_program('mlflow')} ui --backend-store-uri {recipe.tracking.uri}"
+    uri = recipe.tracking.uri
+    served = uri.startswith(("http://", "https://"))  # a server has pages of its own
+    mlflow = uri if served else f"{_program('mlflow')} ui --backend-store-uri {uri}"
     return {"report": layout.report(run_uri), "MLflow": mlflow}
 
 

@@ -1,8 +1,8 @@
 from rich.console import Console
 
-from isr_dpo.config import Recipe
+from isr_dpo.config import Recipe, Tracking
 from isr_dpo.report.summary import PolicySummary, Summary
-from pipelines.closing import set_table, table
+from pipelines.closing import _pages, set_table, table
 
 GRADED = {"accuracy": 0.512, "accuracy_low": 0.4, "accuracy_high": 0.6049, "score": 2.5, "score_low": 2.4}
 
@@ -54,3 +54,12 @@ def test_a_benchmark_shows_a_line_a_set_with_its_protocol_and_what_is_unscored()
         ["msvd", "caption", "100", "51.2", "[40.0,", "60.5]", "2.50", "4", "7.2"],
         ["later", "caption", *["–"] * 5],
     ]
+
+
+def test_mlflows_pages_are_opened_on_a_database_and_are_a_servers_own() -> None:
+    recipe = Recipe.model_validate(
+        {"name": "b", "iterations": 0, "model": {"start": "m"}, "data": {"sets": {"a": "a.qa.jsonl"}}}
+    )
+    assert _pages("run", recipe)["MLflow"].endswith("mlflow ui --backend-store-uri sqlite:///runs/mlflow.db")
+    served = recipe.model_copy(update={"tracking": Tracking(uri="http://isr-dpo-mlflow.isr-dpo:5000")})
+    assert _pages("s3://bucket/run", served)["MLflow"] == "http://isr-dpo-mlflow.isr-dpo:5000"
