@@ -62,15 +62,21 @@ def test_rows_come_in_order_whatever_the_order_of_the_parts(tmp_path: Path) -> N
 
 def test_workers_take_parts_as_they_become_free(tmp_path: Path) -> None:
     done: Counter[str] = Counter()
+    in_hand, rest_done = threading.Event(), threading.Event()
 
     def counted(videos: Sequence[str], worker: str, progress: Progress) -> list[Context]:
-        time.sleep(0.3 if worker == "slow" else 0.01)
+        if worker == "slow":
+            in_hand.set()
+            rest_done.wait(timeout=60)
+        else:
+            in_hand.wait(timeout=60)
         done[worker] += 1
+        if done["quick"] == 5:
+            rest_done.set()
         return describe(videos, worker, progress)
 
     run(tmp_path, counted, workers=("slow", "quick"))
-    assert done["slow"] < done["quick"]
-    assert done.total() == 6
+    assert done == {"slow": 1, "quick": 5}
 
 
 def test_what_stands_is_kept_and_where_nothing_is_left_no_worker_is_asked_for(tmp_path: Path) -> None:
@@ -153,10 +159,12 @@ def test_a_second_death_on_the_same_part_names_it_and_its_rows(tmp_path: Path) -
 
 def test_an_error_ends_the_other_workers_too_and_nothing_more_is_begun(tmp_path: Path) -> None:
     begun: list[str] = []
+    together = threading.Barrier(2)
 
     def failing(videos: Sequence[str], worker: Worker, progress: Progress) -> list[Context]:
         begun.extend(videos)
         kind = "fail" if "v02" in videos else "wait" if "v00" in videos else "slow"
+        together.wait(timeout=60)
         worker.do(functools.partial(mortal.sample, [Sample(kind, "p", (1,), 0.0, 1.0, 1)]), progress)
         return describe(videos, worker, lambda _: None)
 
@@ -166,8 +174,8 @@ def test_an_error_ends_the_other_workers_too_and_nothing_more_is_begun(tmp_path:
         pool.opened(functools.partial(MortalEngine, tmp_path), (None, None)) as workers,
     ):
         run(tmp_path, failing, workers=workers)
-    assert time.monotonic() - started < 20
-    assert begun == VIDEOS[:4]
+    assert time.monotonic() - started < 120
+    assert sorted(begun) == VIDEOS[:4]
 
 
 def test_a_killed_worker_costs_the_part_in_its_hand_and_no_other(tmp_path: Path) -> None:

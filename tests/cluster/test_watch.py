@@ -56,10 +56,10 @@ class Following:
         )
 
     def end(self) -> None:
-        self._ended.result(timeout=30)
+        self._ended.result(timeout=120)
 
     def wait_for_line(self, line: str) -> None:
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while line not in self.lines:
             assert time.monotonic() < until, self.lines
             time.sleep(0.01)
@@ -300,8 +300,8 @@ def test_whoever_is_told_to_stop_takes_the_job_along(server: KubeServer, how: si
     server.wait_for("watch")
     before = time.monotonic()
     step.send_signal(how)
-    step.communicate(timeout=15)
-    assert time.monotonic() - before < 5
+    step.communicate(timeout=60)
+    assert time.monotonic() - before < 15  # of a spot machine's pod between SIGTERM and SIGKILL
     assert step.returncode in (128 + signal.SIGTERM, 1, -signal.SIGINT, 130)
     assert server.jobs == {}
 
@@ -315,10 +315,11 @@ def test_killed_it_leaves_the_job_to_the_next_attempt(server: KubeServer) -> Non
     first.communicate()
     server.say("while nobody listened")
     second = started(server)
+    server.wait_for("create", times=2)  # the first one's requests are all through
     server.wait_for("log", times=verbs(server, "pods/log").count("log") + 1)
     assert server.job()["metadata"]["uid"] == uid
     server.complete()
-    printed, _ = second.communicate(timeout=30)
+    printed, _ = second.communicate(timeout=120)
     assert second.returncode == 0
     assert "node 0 | while nobody listened" in printed
     assert verbs(server).count("create") == 2  # the second was told that it exists

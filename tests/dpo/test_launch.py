@@ -67,7 +67,7 @@ def test_a_killed_rank_ends_the_others_within_seconds(job: Callable[[str], Path]
     folder = job("stuck")
     with pytest.raises(OutsideError, match="rank 1 of 2 was killed by SIGKILL"):
         start(folder)
-    assert time.time() - float((folder / "killed-at").read_text(encoding="utf-8")) < 10
+    assert time.time() - float((folder / "killed-at").read_text(encoding="utf-8")) < 60
 
 
 def test_an_exception_in_the_step_ends_all_ranks(job: Callable[[str], Path]) -> None:
@@ -79,7 +79,7 @@ def test_an_exception_in_the_step_ends_all_ranks(job: Callable[[str], Path]) -> 
 
     with pytest.raises(KeyError):
         launch(folder, ranks=2, on_line=refuse, worker=WORKER)
-    assert_gone(pids(folder), seconds=1)
+    assert_gone(pids(folder), seconds=30)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
@@ -89,8 +89,8 @@ def test_nothing_outlives_the_step(job: Callable[[str], Path], how: signal.Signa
     step = subprocess.Popen([sys.executable, "-c", code])
     started = pids(folder)
     step.send_signal(how)
-    step.wait(timeout=10)
-    assert_gone(started, seconds=10)
+    step.wait(timeout=60)
+    assert_gone(started, seconds=60)
 
 
 def test_several_nodes_are_told_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +105,7 @@ def test_several_nodes_are_told_by_the_environment(monkeypatch: pytest.MonkeyPat
 
 def pids(folder: Path) -> set[int]:
     """Both ranks' and torchrun's, once they are there."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         texts = [path.read_text(encoding="utf-8").split() for path in folder.glob("pid-*")]
         if [len(text) for text in texts] == [2, 2]:
@@ -131,6 +131,6 @@ def running(pid: int) -> bool:
 def test_a_process_is_told_from_a_zombie() -> None:
     assert running(os.getpid())
     ended = subprocess.Popen([sys.executable, "-c", ""])
-    time.sleep(0.5)
+    os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
     assert not running(ended.pid)
     ended.wait()

@@ -26,11 +26,11 @@ def node() -> Node:
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(nodes, "LAST_WORDS_SECONDS", 1.0)
+    monkeypatch.setattr(nodes, "LAST_WORDS_SECONDS", 60.0)
 
 
 def follower(node: Node, rank: int, *, over: Callable[[], bool] = lambda: False, token: str = TOKEN) -> Follower:
-    return Follower(node._replace(rank=rank), token=token, over=over, join_seconds=10)
+    return Follower(node._replace(rank=rank), token=token, over=over, join_seconds=60)
 
 
 def followed(
@@ -55,7 +55,7 @@ def test_all_nodes_do_each_order_beside_each_other(node: Node, pool: ThreadPoolE
     done: list[tuple[int, Any]] = []
 
     def work(rank: int, order: Mapping[str, Any]) -> None:
-        meeting.wait(timeout=10)
+        meeting.wait(timeout=60)
         done.append((rank, order["number"]))
 
     with Leader(node, token=TOKEN) as leader:
@@ -64,7 +64,7 @@ def test_all_nodes_do_each_order_beside_each_other(node: Node, pool: ThreadPoolE
             leader.together({"number": number}, lambda number=number: work(0, {"number": number}))
             assert sorted(done[-3:]) == [(0, number), (1, number), (2, number)]
             leader.check()
-    assert [other.result(timeout=10) for other in others] == [None, None]
+    assert [other.result(timeout=60) for other in others] == [None, None]
 
 
 def test_a_follower_may_be_done_before_the_leader_notices_its_own_end(node: Node, pool: ThreadPoolExecutor) -> None:
@@ -78,7 +78,7 @@ def test_a_follower_may_be_done_before_the_leader_notices_its_own_end(node: Node
         others = followed(pool, node, lambda *_: None)
         leader.together({}, linger)
         leader.together({}, lambda: None)
-    assert [other.result(timeout=10) for other in others] == [None, None]
+    assert [other.result(timeout=60) for other in others] == [None, None]
 
 
 def test_a_followers_named_error_is_the_leaders(node: Node, pool: ThreadPoolExecutor) -> None:
@@ -97,7 +97,7 @@ def test_a_followers_named_error_is_the_leaders(node: Node, pool: ThreadPoolExec
         with pytest.raises(ModelError, match="rank 5 has no more"):
             leader.together({}, notice)
     with pytest.raises(ModelError):
-        others[1].result(timeout=10)
+        others[1].result(timeout=60)
 
 
 def test_where_nobody_knows_more_all_say_what_they_saw(node: Node, pool: ThreadPoolExecutor) -> None:
@@ -130,7 +130,7 @@ def test_an_error_while_preparing_keeps_the_others_from_starting(node: Node, poo
 
 def test_a_follower_notices_that_the_leader_is_gone(node: Node, pool: ThreadPoolExecutor) -> None:
     def work(rank: int, _: object) -> None:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             followers[rank].check()
             time.sleep(0.01)
@@ -148,14 +148,14 @@ def test_a_follower_notices_that_the_leader_is_gone(node: Node, pool: ThreadPool
         leader.together({}, vanish)
     for other in others:
         with pytest.raises(WorkerDied, match="node 0 is gone"):
-            other.result(timeout=10)
+            other.result(timeout=60)
 
 
 def test_a_lost_follower_ends_the_leaders_work(node: Node, pool: ThreadPoolExecutor) -> None:
     two = node._replace(nodes=2)
 
     def hold() -> None:
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while time.monotonic() < until:
             leader.check()
             time.sleep(0.01)
@@ -178,8 +178,11 @@ def test_a_follower_that_comes_when_all_is_done_has_nothing_to_do(node: Node) ->
 
 def test_nodes_that_do_not_come_are_named(node: Node, pool: ThreadPoolExecutor) -> None:
     with Leader(node, token=TOKEN, join_seconds=1) as leader:
-        pool.submit(follower(node, 1).follow, lambda _: lambda: None)
-        pool.submit(follower(node, 2, token="another run").follow, lambda _: lambda: None)
+        others = [follower(node, 1), follower(node, 2, token="another run")]
+        for other in others:
+            pool.submit(other.follow, lambda _: lambda: None)
+        while any(other._line is None for other in others):  # until both stand at the door
+            time.sleep(0.01)
         with pytest.raises(OutsideError, match=r"of 3 nodes, \[2\] did not come within 1 s"):
             leader.together({}, lambda: None)
 

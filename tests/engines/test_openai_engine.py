@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +30,7 @@ def _key(monkeypatch: pytest.MonkeyPatch) -> None:
 def engine(
     url: str, *, video_as: str = "images", retries: int = 2, frames: Any = clip, **settings: Any
 ) -> OpenAIEngine:
-    everything = {"concurrency": 4, "timeout_seconds": 5.0, **settings}
+    everything = {"concurrency": 4, "timeout_seconds": 60.0, **settings}
     return OpenAIEngine(frames, model="m", base_url=url, video_as=video_as, max_retries=retries, **everything)
 
 
@@ -46,7 +48,11 @@ def choose(prompt: str = "which ?", rationale_tokens: int = 0) -> Choose:
 
 
 def test_a_draw_is_a_request_with_its_seed_and_results_keep_their_order() -> None:
+    meeting, asked_so_far = threading.Barrier(3), itertools.count()
+
     def answer(asked: Asked, n: int) -> Answer:
+        if next(asked_so_far) < 3:
+            meeting.wait(timeout=60)
         return Answer(text=f" {asked.prompt} {asked.settings['seed']} ", hang=0.05 if asked.settings["seed"] % 3 else 0)
 
     done: list[int] = []
@@ -141,12 +147,13 @@ def test_an_endpoint_without_probabilities_says_what_to_do(answer: Answer) -> No
 
 @pytest.mark.parametrize(
     "bad",
-    [Answer(status=500), Answer(status=429), Answer(cut=True), Answer(hang=1.2)],
+    [Answer(status=500), Answer(status=429), Answer(cut=True), Answer(hang=9)],
     ids=["500", "429", "cut", "hang"],
 )
 def test_a_passing_fault_is_retried(bad: Answer) -> None:
     with model_server(always(bad, Answer())) as server:
-        ((text,),) = engine(server.url, timeout_seconds=0.5).sample([Sample("v1", "what ?", (5,), 0.7, 1.0, 4)])
+        waits = 2.0 if bad.hang else 60.0
+        ((text,),) = engine(server.url, timeout_seconds=waits).sample([Sample("v1", "what ?", (5,), 0.7, 1.0, 4)])
     assert text.text == "a red ball"
     assert [asked.settings["seed"] for asked in server.asked] == [5, 5]
 

@@ -22,9 +22,11 @@ class Output:
 
 
 class Core:
-    """Finishes its newest request at every third step, and fails where that is `broken`."""
+    """Finishes its newest request at every third step, from the time that it was given `at_least` in all, and fails
+    where that is `broken`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, at_least: int = 0) -> None:
+        self.at_least = at_least
         self.waiting: list[tuple[str, str]] = []
         self.steps = self.added = self.most = 0
         self._used = threading.Lock()
@@ -49,7 +51,7 @@ class Core:
             name, text = self.waiting[-1]
             if text == "broken":
                 raise RuntimeError("CUDA error:\n  misaligned")
-            finished = self.steps % 3 == 0
+            finished = self.steps % 3 == 0 and self.added >= self.at_least
             if finished:
                 del self.waiting[-1]
             return [Output(name, [text.upper()], finished)]
@@ -87,17 +89,18 @@ def test_calls_of_many_threads_are_in_the_core_together_and_one_thread_at_a_time
 
 
 def test_a_short_call_is_done_before_a_longer_one_that_leads() -> None:
-    loop, ended = Loop(Core()), list[str]()
+    core, ended = Core(at_least=41), list[str]()
+    loop = Loop(core)
 
     def call(name: str, count: int) -> None:
         ask(loop, *[name] * count)
         ended.append(name)
 
     with ThreadPoolExecutor(2) as threads:
-        long = threads.submit(call, "long", 40)
-        time.sleep(0.01)
+        threads.submit(call, "long", 40)
+        while core.added < 40:
+            time.sleep(0.001)
         threads.submit(call, "short", 1)
-        assert not long.done()
     assert ended == ["short", "long"]
 
 
@@ -109,4 +112,4 @@ def test_a_core_that_fails_ends_every_call_with_the_reason(threads: int) -> None
         calls = [pool.submit(ask, loop, "a", "broken") for _ in range(threads)]
         for call in calls:
             with pytest.raises(ModelError, match="vLLM while it runs: CUDA error: misaligned"):
-                call.result(timeout=20)
+                call.result(timeout=120)

@@ -25,7 +25,7 @@ def tasks(count: int, start: int = 0) -> list[Task]:
 
 
 def settings(url: str, **changes: Any) -> Evaluate:
-    tree = {"grader": "openai", "model": "grader-1", "base_url": url, "timeout_seconds": 5.0, "concurrency": 4}
+    tree = {"grader": "openai", "model": "grader-1", "base_url": url, "timeout_seconds": 60.0, "concurrency": 4}
     return Evaluate.model_validate({**tree, **changes})
 
 

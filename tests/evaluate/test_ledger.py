@@ -159,7 +159,7 @@ def test_runs_side_by_side_buy_hardly_a_grade_twice(tmp_path: Path) -> None:
         for thread in threads:
             thread.join()
     assert [r.text for r in replies[0]] == [r.text for r in replies[1]]
-    assert len(server.requests) <= 40 + 12, "only those that both had under way at the same moment"
+    assert len(server.requests) <= 40 + 20, "only those that both had under way at the same moment: 7 on average"
 
 
 def test_the_same_answer_twice_is_one_grade(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_five_thousand_lookups_take_seconds(run_uri: str) -> None:
     keys = [asked().key, *(f"{i:064x}" for i in range(5000))]
     began = time.monotonic()
     assert len(ledger.find(keys)) == 1
-    assert time.monotonic() - began < 60, "seconds on a machine that does nothing else"
+    assert time.monotonic() - began < 240, "seconds on a machine that does nothing else"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -30,8 +32,12 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_replies_come_in_the_order_of_the_tasks_with_bounded_concurrency(run: Path) -> None:
+    meeting, asked = threading.Barrier(3), itertools.count()
+
     def answer(prompt: str, n: int) -> Answer:
         at = number(prompt)
+        if next(asked) in (1, 2, 3):  # the first one is asked alone
+            meeting.wait(timeout=60)
         return Answer(text=f"Explanation: {at}\nScore: 3", hang=0.1 if at % 2 else 0.02)
 
     told: list[int] = []
@@ -45,12 +51,12 @@ def test_replies_come_in_the_order_of_the_tasks_with_bounded_concurrency(run: Pa
 
 @pytest.mark.parametrize(
     "bad",
-    [Answer(status=500), Answer(status=503), Answer(status=429), Answer(cut=True), Answer(half=True), Answer(hang=1.2)],
+    [Answer(status=500), Answer(status=503), Answer(status=429), Answer(cut=True), Answer(half=True), Answer(hang=9)],
     ids=["500", "503", "429", "cut", "cut in the middle", "hang"],
 )
 def test_a_passing_fault_is_retried(bad: Answer, run: Path) -> None:
     with grader_server(scripted(bad, GOOD)) as server:
-        (reply,) = grader(server.url, run, timeout_seconds=0.5).grade(PROTOCOL, tasks(1))
+        (reply,) = grader(server.url, run, timeout_seconds=2.0 if bad.hang else 60.0).grade(PROTOCOL, tasks(1))
     assert reply.text == "Explanation: it agrees.\nScore: 4"
     assert len(server.requests) == 2
 
@@ -72,12 +78,12 @@ def test_a_server_that_asks_for_hours_is_not_waited_for(run: Path) -> None:
 
 @pytest.mark.parametrize(
     ("bad", "said"),
-    [(Answer(status=500), "500 misbehaving"), (Answer(hang=0.6), r"no answer within 0\.2 s in 2 attempts")],
+    [(Answer(status=500), "500 misbehaving"), (Answer(hang=5), r"no answer within 0\.2 s in 2 attempts")],
     ids=["500", "hang"],
 )
 def test_a_grader_that_stays_away_is_an_outside_error_that_names_it(bad: Answer, said: str, run: Path) -> None:
     with grader_server(scripted(bad)) as server, pytest.raises(OutsideError, match=said) as caught:
-        grader(server.url, run, retries=1, timeout_seconds=0.2).grade(PROTOCOL, tasks(50))
+        grader(server.url, run, retries=1, timeout_seconds=0.2 if bad.hang else 60.0).grade(PROTOCOL, tasks(50))
     assert server.url in str(caught.value)
     assert "50 of 50 answers remain ungraded" in str(caught.value)
     assert caught.value.retry
@@ -99,10 +105,18 @@ def in_order(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("in_order")
 def test_an_outage_in_mid_run_keeps_what_was_bought_and_the_next_run_buys_the_rest(run: Path) -> None:
-    away = True
+    away, left = True, set(range(6))
+    sent = threading.Event()
 
     def answer(prompt: str, n: int) -> Answer:
-        return Answer(status=503) if away and number(prompt) >= 6 else GOOD
+        at = number(prompt)
+        left.discard(at)
+        if not left:
+            sent.set()
+        if away and at >= 6:
+            sent.wait(timeout=60)  # for a thread that has one of the first in hand, and has not sent it yet
+            return Answer(status=503)
+        return GOOD
 
     with grader_server(answer) as server:
         with pytest.raises(OutsideError, match="503") as caught:
@@ -133,7 +147,7 @@ def test_an_invalid_key_stops_at_once_and_is_not_shown(monkeypatch: pytest.Monke
     began = time.monotonic()
     with grader_server() as server, pytest.raises(KeyRefused, match="refuses the key") as caught:
         grader(server.url, run).grade(PROTOCOL, tasks(50))
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert server.served.unknown == 1, "no request after the first"
     assert wrong not in str(caught.value)
     assert "OPENAI_API_KEY" in str(caught.value)

@@ -103,10 +103,12 @@ def completions_server(
                 active += 1
                 state.most_at_once = max(state.most_at_once, active)
             try:
-                return self._play(answer(asked, count), asked)
-            finally:
+                how = answer(asked, count)
+                time.sleep(how.hang)
+            finally:  # before the answer: whoever has it may ask for the next
                 with lock:
                     active -= 1
+            return self._play(how, asked)
 
         def do_GET(self) -> None:
             if self.headers["Authorization"] != f"Bearer {KEY}":
@@ -131,7 +133,6 @@ def completions_server(
             return self._send(said.status, said.tree)
 
         def _play(self, answer: A, asked: P) -> None:
-            time.sleep(answer.hang)
             if answer.cut:
                 self.close_connection = True
                 return None

@@ -107,7 +107,7 @@ class KubeServer:
 
     # What a test lets happen.
 
-    def wait_for(self, verb: str, *, times: int = 1, seconds: float = 20.0) -> None:
+    def wait_for(self, verb: str, *, times: int = 1, seconds: float = 120.0) -> None:
         """Until `verb` was asked so often."""
         until = time.monotonic() + seconds
         while sum(asked.verb == verb for asked in self.asked) < times:
@@ -116,7 +116,7 @@ class KubeServer:
 
     def job(self) -> dict[str, Any]:
         """The only one, once it is there."""
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while not self.jobs:
             assert time.monotonic() < until, f"no job: {[asked.verb for asked in self.asked]}"
             time.sleep(0.01)

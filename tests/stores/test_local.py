@@ -4,7 +4,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -114,20 +113,23 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
 
 
 def test_a_put_survives_others_who_delete_its_folder(tmp_path: Path) -> None:
-    folder, stop = str(tmp_path / "out"), threading.Event()
+    folder, putting, stop = str(tmp_path / "out"), threading.Event(), threading.Event()
 
     def delete() -> None:
         while not stop.is_set():
+            putting.wait()  # once a put, however long it takes: none is disturbed for ever
+            putting.clear()
             open_store(folder).delete(folder)
-            time.sleep(0.1)  # longer than a put takes
 
     with ThreadPoolExecutor(1) as other:
         deleting = other.submit(delete)
         try:
             for number in range(100):
+                putting.set()
                 write_bytes(join(folder, str(number)), b"content")
         finally:
             stop.set()
+            putting.set()
         deleting.result()
     write_bytes(join(folder, "last"), b"content")
     assert read_bytes(join(folder, "last")) == b"content"

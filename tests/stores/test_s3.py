@@ -115,7 +115,7 @@ def test_an_endpoint_that_is_away_is_named_within_seconds(at: Callable[[int], No
         with pytest.raises(OutsideError, match=f"s3://runs/run: .*http://127.0.0.1:{port}.*AWS_ENDPOINT_URL") as error:
             open_store("s3://runs/run").list("s3://runs/run")
     assert error.value.retry
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
 
 
 @pytest.fixture
