@@ -87,6 +87,11 @@ class Spender(BaseModel):
         dead = self.host == socket.gethostname() and not _alive(self.pid)
         return self.spent != self.bound and not dead
 
+    @property
+    def is_own(self) -> bool:
+        """Of this process."""
+        return (self.host, self.pid) == (socket.gethostname(), os.getpid())
+
 
 class Account:
     """The account at `uri` as all its spenders see it."""
@@ -104,6 +109,11 @@ class Account:
         known = {name: spender for name, spender in found.items() if spender is not None}
         self._closed |= {name: spender for name, spender in known.items() if spender.closed}
         return {**self._closed, **known}
+
+    def may_spend(self, name: str) -> bool:
+        """Another process is the spender `name`, and may live and spend."""
+        spender = self._read(f"{name}.json")
+        return spender is not None and spender.may_fall and not spender.is_own
 
     def put(self, name: str, spent: Amount, bound: Amount, *, closed: bool = False) -> None:
         """Says what the spender `name`, the caller, has spent and may spend."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from isr_dpo.endpoint import Endpoint, Refused, refusal
 from isr_dpo.errors import BudgetSpent, IsrDpoError, OutsideError, RecipeError
 from isr_dpo.evaluate.account import NOTHING, Account, Amount, over_ceiling, total
-from isr_dpo.evaluate.batch_api import BatchApi
+from isr_dpo.evaluate.batch_api import UPLOAD_SECONDS, BatchApi
 from isr_dpo.evaluate.ledger import LOOKUPS, Asked, Entry, Ledger
 from isr_dpo.evaluate.orders import Order, Orders, files, line
 from isr_dpo.evaluate.terms import FORMAT, Terms
@@ -105,20 +105,22 @@ class Batches:
         return got
 
     def _known(self, wanted: Mapping[str, Asked]) -> list[Order]:
-        """Orders that have to do with what is wanted. Where one has no batch, that is looked for: if there is none, the
-        order was never made, and is forgotten."""
-        known = []
-        for order in self._orders.all():
-            if wanted.keys().isdisjoint(order.keys):
-                continue
-            if order.batch is None:
-                batch = self._api.find_patiently(order.label, since=order.when)
-                if batch is None:
-                    self._forget(order)
-                    continue
-                order = self._orders.with_batch(order, batch.id)
-            known.append(order)
-        return known
+        """Orders that have to do with what is wanted, with their batches."""
+        orders = [order for order in self._orders.all() if not wanted.keys().isdisjoint(order.keys)]
+        known = [order if order.batch is not None else self._found(order) for order in orders]
+        return [order for order in known if order is not None]
+
+    def _found(self, order: Order) -> Order | None:
+        """An order without a batch, once that is found. None: it was never made, and is forgotten; one that another
+        process may be making just now is waited for, as long as its requests may take to go up."""
+        while True:
+            batch = self._api.find_patiently(order.label, since=order.when)
+            if batch is not None:
+                return self._orders.with_batch(order, batch.id)
+            if not self._account.may_spend(order.spender) or time.time() - order.when > UPLOAD_SECONDS:
+                self._forget(order)
+                return None
+            log.info("grader batch: another process is ordering %d requests, which are waited for", len(order.keys))
 
     def _order(self, left: Sequence[Asked]) -> tuple[list[Order], BudgetSpent | None]:
         """Orders as many as the ceilings allow, and says why not all."""

@@ -17,7 +17,7 @@ from isr_dpo.evaluate.ledger import Asked
 from isr_dpo.evaluate.protocol import Task
 from isr_dpo.evaluate.terms import body
 from isr_dpo.mapped import mapped
-from isr_dpo.stores import join, open_store, read_bytes, write_bytes
+from isr_dpo.stores import Missing, join, open_store, read_bytes, write_bytes
 
 MAX_REQUESTS = 50_000
 MAX_BYTES = 200_000_000
@@ -60,7 +60,8 @@ class Orders:
     def all(self) -> list[Order]:
         """Raises CorruptOutput, naming the file that is none."""
         names = [name for name in open_store(self.uri).list(self.uri) if name.endswith(_RECORD)]
-        return mapped(self._read, names, threads=min(16, max(1, len(names))))
+        found = mapped(self._read, names, threads=min(16, max(1, len(names))))
+        return [order for order in found if order is not None]
 
     def begin(self, asked: Sequence[Asked], *, structured: bool) -> Order:
         """Writes down an order to come."""
@@ -101,10 +102,13 @@ class Orders:
     def _place(self, order: Order, suffix: str) -> str:
         return join(self.uri, order.label + suffix)
 
-    def _read(self, name: str) -> Order:
+    def _read(self, name: str) -> Order | None:
+        """None: another process has just forgotten it."""
         uri = join(self.uri, name)
         try:
             return Order.model_validate_json(read_bytes(uri))
+        except Missing:
+            return None
         except ValidationError as error:
             raise CorruptOutput(
                 f"{uri} is damaged, so a batch that may be paid for cannot be found: mend it, or delete it if its "

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from isr_dpo import layout
 from isr_dpo.errors import BudgetSpent, KeyRefused, OutsideError, RecipeError
 from isr_dpo.evaluate import Reply, account, batch, batch_api, orders
 from isr_dpo.evaluate.account import Amount
+from isr_dpo.evaluate.batch_api import BatchApi
 from isr_dpo.evaluate.openai import OpenAIGrader
 from isr_dpo.evaluate.orders import Order, Orders
 from isr_dpo.evaluate.terms import Terms
@@ -202,6 +205,67 @@ def test_killed_at_any_moment_the_next_run_orders_nothing_twice(
     assert len(entries(run)) == 6
     assert spent(run) == (6, pytest.approx(6 * (100 * 2e-6 + 10 * 8e-6) / 2))
     assert [order.ended for order in ordered(run)] == ["completed"]
+
+
+def elsewhere(name: str) -> dict[str, Any]:
+    return {"run_id": name, "host": "another-machine", "pid": 1}
+
+
+def test_an_order_that_another_pod_is_just_making_is_waited_for(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, looked_twice, looks = threading.Event(), threading.Event(), [0]
+    order, find = BatchApi.order, BatchApi.find_patiently
+
+    def slowly(self: BatchApi, label: str, content: bytes) -> Any:
+        begun.set()
+        assert looked_twice.wait(20)
+        return order(self, label, content)
+
+    def looking(self: BatchApi, label: str, *, since: float) -> Any:
+        looks[0] += 1
+        if looks[0] == 2:
+            looked_twice.set()
+        return find(self, label, since=since)
+
+    monkeypatch.setattr(BatchApi, "order", slowly)
+    monkeypatch.setattr(BatchApi, "find_patiently", looking)
+    with grader_server() as server, ThreadPoolExecutor(2) as pods:
+        with monkeypatch.context() as patch:
+            patch.setattr(account, "identity", elsewhere)
+            first = pods.submit(buy, server, run)
+            assert begun.wait(20)
+        second = pods.submit(buy, server, run)
+        assert [r.text for r in second.result()] == [r.text for r in first.result()]
+    assert server.batching.orders == 1
+    assert sorted(Counter(server.prompts).values()) == [1] * 6
+    assert [order.ended for order in ordered(run)] == ["completed"]
+
+
+def test_an_order_that_another_pod_died_over_is_made_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dying(*arguments: Any) -> None:
+        raise Killed
+
+    with grader_server() as server:
+        with monkeypatch.context() as patch:
+            patch.setattr(account, "identity", elsewhere)
+            patch.setattr(BatchApi, "order", dying)
+            with pytest.raises(Killed):
+                buy(server, run)
+        monkeypatch.setattr(batch, "UPLOAD_SECONDS", 0.2)
+        assert len(buy(server, run)) == 6
+    assert sorted(Counter(server.prompts).values()) == [1] * 6
+    assert spent(run).requests == 6
+
+
+def test_an_order_that_another_pod_forgets_just_now_is_none(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Orders(layout.batches(str(run)))
+    order, read = kept.begin([], structured=False), orders.read_bytes
+
+    def late(uri: str) -> bytes:
+        kept.forget(order)
+        return read(uri)
+
+    monkeypatch.setattr(orders, "read_bytes", late)
+    assert kept.all() == []
 
 
 def test_what_an_expired_batch_did_not_bring_is_ordered_again(run: Path) -> None:
