@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file, save_file
 
+from isr_dpo import config
 from tests import families
 from tests.family_parts import qwen_patch
 
+MODEL = config.Model(start="tiny", registered_name="tiny", device="cpu")
 SHAPE = replace(families.TINY, hidden=128, frames=24, context=1024)
 """vLLM's attention on a CPU wants heads of 32 dimensions or more."""
 SHAPES = {

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import functools
-import gc
 import logging
 import math
 import re
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +24,7 @@ from isr_dpo.records import Responses
 from tests.engines.contract import *  # noqa: F403 - its tests, and a fixture
 from tests.engines.contract import TOLERANCE, Frames, asked
 from tests.vllm import published
-
-MODEL = config.Model(start="tiny", registered_name="tiny", device="cpu")
+from tests.vllm.published import MODEL
 
 
 @pytest.fixture(scope="module", params=published.SHAPES)
@@ -43,20 +40,6 @@ def folder(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def frames(family: str) -> Frames:
     return functools.partial(published.clip, family)
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path, frames: Frames) -> Iterator[VLLMEngine]:
-    opened = open_engine(config.Engine(kind="vllm"), MODEL, folder, frames)
-    assert isinstance(opened, VLLMEngine)
-    yield opened
-    opened.close()
-    gc.collect()
-
-
-@pytest.fixture(scope="module")
-def embedded(folder: Path, frames: Frames) -> HFEngine:
-    return HFEngine(folder, frames, dtype="float32", device="cpu", batch_rows=8)
 
 
 def test_greedy_texts_and_label_probabilities_are_the_embedded_engines(engine: VLLMEngine, embedded: HFEngine) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import gc
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ import torch
 
 pytest.importorskip("vllm.sampling_params", reason="`make test-vllm` makes the environment for this")
 
-from isr_dpo import config
-from isr_dpo.engines import Choose, Sample, open_engine
+from isr_dpo.engines import Choose, Sample
 from isr_dpo.engines.hf import HFEngine
 from isr_dpo.engines.vllm import VLLMEngine, _drawing
 from isr_dpo.errors import RecipeError
@@ -26,7 +23,6 @@ from tests.engines.contract import TOLERANCE, Frames, asked
 from tests.models.convert.original_layout import Original, save, train_tokenizer
 from tests.vllm.published import SHAPE
 
-MODEL = config.Model(start="tiny", registered_name="tiny", device="cpu")
 PATCHES = (SHAPE.pixels // SHAPE.patch) ** 2
 
 
@@ -47,20 +43,6 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture(scope="module")
 def frames() -> Frames:
     return functools.partial(families.clip, "video_llava", shape=SHAPE)
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path, frames: Frames) -> Iterator[VLLMEngine]:
-    opened = open_engine(config.Engine(kind="vllm"), MODEL, folder, frames)
-    assert isinstance(opened, VLLMEngine)
-    yield opened
-    opened.close()
-    gc.collect()
-
-
-@pytest.fixture(scope="module")
-def embedded(folder: Path, frames: Frames) -> HFEngine:
-    return HFEngine(folder, frames, dtype="float32", device="cpu", batch_rows=8)
 
 
 def test_greedy_texts_and_label_probabilities_are_the_embedded_engines(engine: VLLMEngine, embedded: HFEngine) -> None:
