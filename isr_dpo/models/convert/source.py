@@ -71,12 +71,17 @@ class Source:
         kinds = (".bin", ".safetensors", ".pt", ".pth")
         return sorted(p.name for p in self.folder.iterdir() if p.suffix in kinds and p.name not in read)
 
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Raises ModelError: no such tensor."""
+    def shape(self, name: str, dimensions: int) -> tuple[int, ...]:
+        """Raises ModelError: no such tensor, or one of another number of dimensions."""
         found = self.tensors.get(name)
         if found is None:
             raise ModelError(
                 f"{self.folder}: its weights lack {name}; a whole checkpoint in the original layout has it"
+            )
+        if len(found.shape) != dimensions:
+            raise ModelError(
+                f"{self.folder}: {name} has shape {list(found.shape)}, not {dimensions} dimensions; a whole checkpoint "
+                "has it so: one that DeepSpeed's ZeRO-3 saved in pieces is gathered first (zero_to_fp32.py beside it)"
             )
         return found.shape
 

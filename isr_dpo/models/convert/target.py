@@ -62,7 +62,7 @@ def target(source: Source, vision: Mapping[str, Any], vocabulary: Vocabulary, *,
     from huggingface_hub.errors import StrictDataclassError
 
     for name in names.WITH_VOCABULARY:
-        rows = source.shape(name)[0]
+        rows = source.shape(name, 2)[0]
         if rows != vocabulary.size:
             raise ModelError(
                 f"{source.folder}: {name} has {rows} rows, config.json and the tokenizer have {vocabulary.size} tokens"
@@ -77,7 +77,7 @@ def target(source: Source, vision: Mapping[str, Any], vocabulary: Vocabulary, *,
     try:
         config = _config(source, vision, vocabulary, keep=keep_class_token)
         expected = _expected(config)
-    except (ValueError, TypeError, KeyError, StrictDataclassError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())
         raise ModelError(f"{source.folder}/{CONFIG}: transformers makes no model of it: {reason}") from error
     _check(source, known, written, expected)

@@ -75,10 +75,10 @@ def convert_tokenizer(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
     original = _read(folder / TOKENIZER)
     added = _added(folder, original)
     size = original.get_piece_size() + len(added)
-    if config["vocab_size"] != size:
+    if config.get("vocab_size") != size:
         raise ModelError(
             f"{folder}: {TOKENIZER} has {size} tokens{' with the added ones' if added else ''}, "
-            f"config.json says vocab_size {config['vocab_size']}: they belong to different models"
+            f"config.json says vocab_size {config.get('vocab_size')}: they belong to different models"
         )
     special = _special(folder, original, config)
     tokenizer = _wrapped(_backend(original, added, special), original, config, special)

@@ -55,8 +55,8 @@ def has_image_tower(source: Source) -> bool:
 
 
 def _time(source: Source) -> dict[str, Any]:
-    found = source.tensors.get(VIDEO_TOWER + _TIMES)
-    return {"add_time_attn": True, "num_frames": found.shape[1]} if found else {}
+    name = VIDEO_TOWER + _TIMES
+    return {"add_time_attn": True, "num_frames": source.shape(name, 3)[1]} if name in source.tensors else {}
 
 
 def _shapes(source: Source, prefix: str) -> dict[str, int]:
@@ -67,8 +67,8 @@ def _shapes(source: Source, prefix: str) -> dict[str, int]:
             f"{source.config['mm_video_tower']}; save the whole model with the code that trained it"
         )
     layers = {int(name.split(".")[2]) for name in tower if name.startswith("encoder.layers.")}
-    width, channels, patch, _ = source.shape(f"{prefix}embeddings.patch_embedding.weight")
-    places = source.shape(f"{prefix}embeddings.position_embedding.weight")[0]
+    width, channels, patch, _ = source.shape(f"{prefix}embeddings.patch_embedding.weight", 4)
+    places = source.shape(f"{prefix}embeddings.position_embedding.weight", 2)[0]
     side = round((places - 1) ** 0.5)
     if side * side != places - 1:
         raise ModelError(f"{source.folder}: {places} positions of its tower are no square of patches and a class token")
@@ -77,7 +77,7 @@ def _shapes(source: Source, prefix: str) -> dict[str, int]:
         "num_channels": channels,
         "patch_size": patch,
         "image_size": side * patch,
-        "intermediate_size": source.shape(f"{prefix}encoder.layers.0.mlp.fc1.weight")[0],
+        "intermediate_size": source.shape(f"{prefix}encoder.layers.0.mlp.fc1.weight", 2)[0],
         "num_hidden_layers": len(layers),
     }
 

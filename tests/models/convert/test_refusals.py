@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from isr_dpo.cli import main
 from isr_dpo.models.convert import destination
-from tests.models.convert.original_layout import IMAGE, train_tokenizer
+from tests.models.convert.original_layout import IMAGE, VIDEO, train_tokenizer
 
 FIRST = "model-00001-of-00002.safetensors"
 FIRST_BIN = "pytorch_model-00001-of-00002.bin"
@@ -126,6 +126,12 @@ def test_another_vocabulary_in_the_config(source: Path, capsys: Capture) -> None
     _refused(source, capsys, "tokenizer.model has 400 tokens, config.json says vocab_size 32000")
 
 
+def test_a_config_without_its_vocabulary(source: Path, capsys: Capture) -> None:
+    path = source / "config.json"
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "vocab_size"}))
+    _refused(source, capsys, "tokenizer.model has 400 tokens, config.json says vocab_size None")
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -221,6 +227,22 @@ def test_weights_without_their_tower(source: Path, capsys: Capture) -> None:
     _refused(source, capsys, "its weights lack the video tower")
 
 
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        "lm_head.weight",
+        f"{VIDEO}embeddings.patch_embedding.weight",
+        f"{VIDEO}embeddings.position_embedding.weight",
+        f"{VIDEO}encoder.layers.0.mlp.fc1.weight",
+        f"{VIDEO}encoder.layers.0.temporal_embedding",
+    ],
+)
+def test_a_tensor_that_was_left_empty(tensor: str, source: Path, capsys: Capture) -> None:
+    """As DeepSpeed's ZeRO-3 leaves those that it has not gathered."""
+    _edit(_shard_of(source, tensor), lambda held: held.update({tensor: torch.zeros(0, dtype=torch.float64)}))
+    _refused(source, capsys, f"{tensor} has shape [0]")
+
+
 def test_a_tensor_of_another_shape(source: Path, capsys: Capture) -> None:
     _set(source, intermediate_size=64)
     _refused(source, capsys, "by config.json it is [")
@@ -231,6 +253,7 @@ def test_a_tensor_of_another_shape(source: Path, capsys: Capture) -> None:
     [
         ("hidden_size", "large"),
         ("num_attention_heads", 3),
+        ("num_attention_heads", 0),
         ("max_position_embeddings", "far"),
         ("rope_scaling", {"type": "unheard of"}),
         ("hidden_act", "unheard of"),
