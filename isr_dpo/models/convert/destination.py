@@ -99,14 +99,28 @@ def staging_folder(destination: str) -> Path:
 @contextlib.contextmanager
 def _locked(folder: Path, destination: str) -> Iterator[None]:
     """A killed process's lock goes with it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    busy = f"{destination}: another conversion writes to this destination; let it end"
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError as error:  # it has just ended
+        raise RunBusy(busy) from error
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not _stands(folder, descriptor):
+            raise RunBusy(busy)
         yield
     except BlockingIOError as error:
-        raise RunBusy(f"{destination}: another conversion writes to this destination; let it end") from error
+        raise RunBusy(busy) from error
     finally:
         os.close(descriptor)
+
+
+def _stands(folder: Path, descriptor: int) -> bool:
+    """Whether `folder` is still what was opened: a conversion that ends renames or removes it."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _clear(staging: Path) -> None:

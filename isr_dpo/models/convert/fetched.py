@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +19,7 @@ from isr_dpo.models.convert.destination import free_bytes
 from isr_dpo.models.convert.source import CONFIG, KINDS, is_part
 from isr_dpo.progress import Progress
 from isr_dpo.stores import Store, hub, join, open_store
+from isr_dpo.stores.surveyed import aged
 
 
 class Fetched(NamedTuple):
@@ -60,8 +63,8 @@ def _chosen(sizes: dict[str, int]) -> dict[str, int]:
 
 
 def _fetch(store: Store, uri: str, sizes: dict[str, int], folder: Path) -> None:
-    there = {path.name: path.stat().st_size for path in folder.iterdir() if path.is_file()}
-    wanted = {name: size for name, size in sizes.items() if there.get(name) != size}
+    kept = _kept(uri, sizes, folder)
+    wanted = {name: size for name, size in sizes.items() if name not in kept}
     total = sum(wanted.values())
     if total > free_bytes(folder):
         raise ModelError(
@@ -74,3 +77,17 @@ def _fetch(store: Store, uri: str, sizes: dict[str, int], folder: Path) -> None:
             store.get(join(uri, name), Path(scratch) / "object")
             os.replace(Path(scratch) / "object", folder / name)
         progress(size >> 20)
+
+
+def _kept(uri: str, sizes: dict[str, int], folder: Path) -> set[str]:
+    """What an earlier attempt has fetched and is still what lies at `uri`; the rest of `folder` goes. A hub's files are
+    a commit's and never change; those in S3 may have been written again since, by clocks of whole seconds."""
+    ages = {} if uri.startswith(hub.SCHEME) else {name: found.seconds for name, found in aged(uri).items()}
+    kept, now = set(), time.time()
+    for path in [path for path in folder.iterdir() if path.is_file()]:
+        state = path.stat()
+        if state.st_size == sizes.get(path.name) and now - state.st_mtime + 1 < ages.get(path.name, math.inf):
+            kept.add(path.name)
+        else:
+            path.unlink()
+    return kept

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from isr_dpo import models
 from isr_dpo.cli import main
@@ -20,7 +24,7 @@ from isr_dpo.errors import ModelError, RunBusy, StoreError
 from isr_dpo.models import convert
 from isr_dpo.models.convert import destination
 from isr_dpo.models.folder import check
-from isr_dpo.stores import open_store, s3
+from isr_dpo.stores import open_store, s3, write_bytes
 from tests.models.convert.conftest import SMALL
 from tests.models.convert.original_layout import Original, save, train_tokenizer
 from tests.servers.hub_server import COMMIT, hub_server
@@ -183,6 +187,58 @@ def test_a_source_that_changes_meanwhile_is_noticed(bin_source: Path, tmp_path: 
 def test_two_conversions_do_not_write_one_destination(source: Path, tmp_path: Path) -> None:
     with destination.staged(str(tmp_path / "policy")), pytest.raises(RunBusy, match="another conversion writes"):
         convert.convert(convert.plan(source), str(tmp_path / "policy"))
+
+
+@pytest.mark.parametrize("next_one", [False, True])
+def test_one_that_comes_as_another_ends_does_not_hold_what_is_gone(
+    next_one: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other's folder is opened, but gone when it is locked; a third one may have begun there."""
+    policy, lock = str(tmp_path / "policy"), fcntl.flock
+    with contextlib.ExitStack() as others:
+        first = contextlib.ExitStack()
+        first.enter_context(destination.staged(policy)).joinpath("config.json").write_text("{}")
+
+        def late(descriptor: int, operation: int) -> None:
+            monkeypatch.setattr(fcntl, "flock", lock)
+            first.close()
+            if next_one:
+                (others.enter_context(destination.staged(policy)) / "weights").write_text("theirs")
+            lock(descriptor, operation)
+
+        monkeypatch.setattr(fcntl, "flock", late)
+        with pytest.raises(RunBusy, match="another conversion"), destination.staged(policy):
+            pass
+        if next_one:
+            assert (destination.staging_folder(policy) / "weights").read_text() == "theirs"
+            (tmp_path / "policy" / "config.json").unlink()
+
+
+@pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
+def test_a_source_in_s3_is_fetched_again_where_it_has_changed(
+    run_uri: str, source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISR_DPO_CACHE", str(tmp_path / "cache"))
+    store = open_store(run_uri)
+    for path in source.iterdir():
+        store.put(path, f"{run_uri}/{path.name}")
+    write_bytes(f"{run_uri}/adapter_config.json", b"{}")
+    assert main(["models", "convert", run_uri, str(tmp_path / "policy")]) == 7
+    store.delete(f"{run_uri}/adapter_config.json")
+    changed = source / "model-00001-of-00002.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(changed).items()}, changed, metadata={"format": "pt"})
+    store.put(changed, f"{run_uri}/{changed.name}")  # of the same size
+    assert main(["models", "convert", run_uri, str(tmp_path / "policy"), "--dry-run"]) == 0
+
+    (cached,) = (tmp_path / "cache").iterdir()
+    for path in cached.iterdir():
+        os.utime(path, (time.time() + 9, time.time() + 9))  # fetched well after it was written
+    asked, get = [], s3.S3Store.get
+    monkeypatch.setattr(s3.S3Store, "get", lambda self, uri, path: (asked.append(uri), get(self, uri, path)))
+    assert main(["models", "convert", run_uri, str(tmp_path / "policy")]) == 0
+    assert not asked
+    convert.convert(convert.plan(source), str(tmp_path / "expected"))
+    assert (tmp_path / "policy" / changed.name).read_bytes() == (tmp_path / "expected" / changed.name).read_bytes()
 
 
 @pytest.mark.parametrize("run_uri", ["moto", "ceph"], indirect=True)
