@@ -92,7 +92,7 @@ class Page:
         assert failed is None, f"{script}: {failed['text']} {failed.get('exception', {}).get('description', '')}"
         return answer["result"].get("value")
 
-    def wait(self, script: str, *, seconds: float = 15.0) -> Any:
+    def wait(self, script: str, *, seconds: float = 60.0) -> Any:
         """The value of `script` once it is truthy."""
         deadline = time.monotonic() + seconds
         while not (value := self.evaluate(script)):

@@ -156,7 +156,7 @@ def test_a_server_that_is_away_is_named_soon(recipe: Recipe, monkeypatch: pytest
             tracking.step_run(recipe_at(url), run_uri="u", run_id="r", step="prepare", index=0),
         ):
             pytest.fail("the step must not begin")
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < 60
     assert caught.value.retry
     assert "hunter2" not in str(caught.value)
 

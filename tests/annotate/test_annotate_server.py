@@ -24,6 +24,7 @@ from isr_dpo.annotate.session import open_session
 from isr_dpo.cli import main
 from isr_dpo.errors import CorruptOutput, DataError, RecipeError
 from tests.judged_run import CONTEXT, judged_row, write
+from tests.servers.ports import two_free_ports
 
 
 class Answer(NamedTuple):
@@ -50,7 +51,7 @@ class Client:
         if method == "POST":
             headers |= {"Origin": f"http://{host}", "Content-Type": "application/json"}
         headers |= {name.replace("_", "-") if name != TOKEN_HEADER else name: v for name, v in changes.items()}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         connection.request(method, path, body, {name: value for name, value in headers.items() if value is not None})
         answer = connection.getresponse()
         content = answer.read()
@@ -282,7 +283,7 @@ class Served:
 
     def end(self, how: signal.Signals) -> tuple[int, str]:
         self.process.send_signal(how)
-        out, _ = self.process.communicate(timeout=20)
+        out, _ = self.process.communicate(timeout=120)
         return self.process.returncode, out
 
 
@@ -301,7 +302,7 @@ def test_after_kill_9_a_restart_goes_on_where_it_was(run: str) -> None:
 
 
 def test_a_page_of_the_server_before_is_told_to_load_again(run: str) -> None:
-    first = Served(run)
+    first = Served(run, "--port", str(two_free_ports()))
     old = Client(first.port)
     first.end(signal.SIGKILL)
     second = Served(run, "--port", str(first.port))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,11 +18,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.servers import s3_environment
+from tests.servers.ports import two_free_ports
 
 PACKAGES = {"ceph-mon": "ceph-mon", "ceph-osd": "ceph-osd", "radosgw": "radosgw"}
 """Program -> the Debian package that brings it (and with them ceph, monmaptool, radosgw-admin)."""
 
-START_SECONDS = 90
+START_SECONDS = 300
 
 CONFIGURATION = """
 [global]
@@ -86,7 +86,8 @@ class _Node:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._daemons: list[subprocess.Popen[bytes]] = []
-        self._mon_port, self._rgw_port = _free_ports(2)
+        self._mon_port = two_free_ports()
+        self._rgw_port = self._mon_port + 1
         self._fsid = str(uuid.uuid4())
         self._conf = folder / "ceph.conf"
 
@@ -145,14 +146,6 @@ class _Node:
 
     def _logs(self) -> str:
         return "".join(f"\n{p.name}: {p.read_text()[-1500:]}" for p in sorted(self._folder.glob("*.out")))
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 def main(command: list[str]) -> int:

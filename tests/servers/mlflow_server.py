@@ -7,7 +7,6 @@ import functools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,9 @@ import urllib.request
 from pathlib import Path
 
 from isr_dpo.mlflow_client import open_client
+from tests.servers.ports import two_free_ports
 
-START_SECONDS = 90
+START_SECONDS = 300
 
 
 @functools.cache
@@ -53,9 +53,7 @@ def shared_server(database: str | None = None) -> str:
 def _server(database: str | None) -> str:
     folder = _scratch() / ("server" if database is None else "server-on-another-database")
     folder.mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = two_free_ports()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",
@@ -79,7 +77,7 @@ def _await(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{url}/health", timeout=2):
+            with urllib.request.urlopen(f"{url}/health", timeout=20):
                 return
         except (urllib.error.URLError, OSError):
             time.sleep(0.1)

@@ -7,12 +7,13 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+from tests.servers.ports import two_free_ports
 
 
 class Database(NamedTuple):
@@ -39,7 +40,7 @@ def serve() -> Iterator[Database]:
     binaries = _binaries()
     assert binaries is not None, missing()
     folder = Path(tempfile.mkdtemp(prefix="isr-dpo-postgres-"))
-    database = Database("127.0.0.1", _free_port(), secrets.token_hex(8))
+    database = Database("127.0.0.1", two_free_ports(), secrets.token_hex(8))
     (folder / "password").write_text(database.password)
     user = {}
     if os.geteuid() == 0:
@@ -86,9 +87,3 @@ def _binaries() -> Path | None:
     """Debian keeps them off the PATH, a folder a version."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     return found[-1].parent if found else None
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
