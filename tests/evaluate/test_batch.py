@@ -217,7 +217,7 @@ def test_an_order_that_another_pod_is_just_making_is_waited_for(run: Path, monke
 
     def slowly(self: BatchApi, label: str, content: bytes) -> Any:
         begun.set()
-        assert looked_twice.wait(20)
+        assert looked_twice.wait(60)
         return order(self, label, content)
 
     def looking(self: BatchApi, label: str, *, since: float) -> Any:
@@ -232,7 +232,7 @@ def test_an_order_that_another_pod_is_just_making_is_waited_for(run: Path, monke
         with monkeypatch.context() as patch:
             patch.setattr(account, "identity", elsewhere)
             first = pods.submit(buy, server, run)
-            assert begun.wait(20)
+            assert begun.wait(60)
         second = pods.submit(buy, server, run)
         assert [r.text for r in second.result()] == [r.text for r in first.result()]
     assert server.batching.orders == 1

@@ -67,7 +67,8 @@ class GraderServer:
     @property
     def requests(self) -> list[tuple[float, str]]:
         """(monotonic time, prompt) of every completion that was asked for one by one and was well-formed."""
-        return [(time, asked.prompt) for time, asked in zip(self.served.times, self.served.asked, strict=True)]
+        times, asked = self.served.times, self.served.asked
+        return [(time, one.prompt) for time, one in zip(times, asked, strict=False)]  # one may be under way between
 
     @property
     def prompts(self) -> list[str]:
