@@ -1,9 +1,10 @@
 """Retention: a finished run keeps what people and other runs may ask for, and its large files go.
 
 Kept: the weights of every policy that has an alias in the registry (champion, previous, challenger), of the best of the
-run, of those graded on all sets (evaluate.full_at), of the newest, of those that other runs start from, and of those
-named; the newest masters and, of a round in training, checkpoints; all rows, manifests, grades and pages. A policy
-whose weights went says so (removed.py). The run's lock is held meanwhile, so that nothing of a live run is touched.
+run, of those graded on all sets (evaluate.full_at), of the newest, of those that the run itself has yet to read, of
+those that other runs start from, and of those named; the newest masters and, of a round in training, checkpoints; all
+rows, manifests, grades and pages. A policy whose weights went says so (removed.py). The run's lock is held meanwhile, so
+that nothing of a live run is touched.
 
     kept       who needs which policy
     survey     what may go
@@ -61,6 +62,9 @@ def plan(run_uri: str, *, registry: Registry, keep: Collection[int] = ()) -> Pla
     reasons: dict[int, list[str]] = {index: [] for index in survey.policies}
     for index in survey.policies:
         reasons[index] += ["newest"] if index == survey.newest else []
+        reasons[index] += ["not answered for yet"] if survey.awaits_answers(index, recipe) else []
+        anchors = recipe.train.reference == "initial" and survey.newest < recipe.iterations
+        reasons[index] += ["train.reference of rounds to come"] if anchors and index == 1 else []
         reasons[index] += ["evaluate.full_at"] if index in recipe.evaluate.full_at else []
         reasons[index] += ["--keep"] if index in keep else []
     for needed in (registry.policies(run_uri), forks(run_uri, registry.runs)):

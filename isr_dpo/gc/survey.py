@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from isr_dpo import layout, manifest
+from isr_dpo.config import Recipe
 from isr_dpo.digests import canonical_digest
 from isr_dpo.manifest import MANIFEST, Manifest, Origin
 from isr_dpo.stores import join
@@ -56,6 +57,13 @@ class Survey:
     def newest(self) -> int:
         """The newest finished policy, 0 where there is none."""
         return max(self.policies, default=0)
+
+    def awaits_answers(self, index: int, recipe: Recipe) -> bool:
+        """Whether the run has yet to ask this policy: while the task waits for a node, nobody holds the run's lock."""
+        if index not in recipe.policies:
+            return False
+        folder = f"answers/{layout.policy_name(index)}"
+        return any(f"{folder}/{name}/{MANIFEST}" not in self._objects for name in recipe.sets_at(index))
 
     def removals(self, kept: Mapping[int, object]) -> Iterator[Removal]:
         """All that may go where the policies `kept` keep their weights."""

@@ -72,6 +72,7 @@ def run(run_uri: str, *, policies: int = 6, tracking: str = "sqlite:///none.db")
     for index in range(1, policies + 1):
         policy(run_uri, index)
         made(layout.round_output(run_uri, index, "responses"), "responses", index, part_00000__jsonl=b"{}\n" * 9)
+        made(join(layout.answers(run_uri, index), "dev"), "answers", index, part_00000__jsonl=b"{}\n")
     for index in (policies - 1, policies):
         made(layout.masters(run_uri, index), "masters", index, masters_00__safetensors=b"m" * WEIGHTS)
     for index in (policies - 1, policies):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -249,6 +250,27 @@ def test_a_live_run_is_left_alone(run_uri: str, monkeypatch: pytest.MonkeyPatch)
     assert weights_stand(run_uri) == [1, 2, 3, 4, 5, 6]
     with owner(run_uri, "live"):
         assert sizes(gc.plan(run_uri, registry=NOBODY)) == PLAN
+
+
+@on_two_stores
+def test_a_policy_that_its_run_has_not_answered_for_stays_though_nobody_holds_the_run(run_uri: str) -> None:
+    """The task that will read it waits for a node."""
+    cleared.run(run_uri)
+    open_store(run_uri).delete(join(layout.answers(run_uri, 3), "dev"))
+    made = gc.collect(run_uri, registry=NOBODY, run_id="gc-1")
+    assert made.kept[3] == ("not answered for yet",)
+    assert weights_stand(run_uri) == [1, 3, 5, 6]
+
+
+def test_the_reference_of_all_rounds_stays_until_the_last_is_trained(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+    cleared.run(run)
+    tree = json.loads(read_bytes(layout.run_file(run)))
+    tree["recipe"]["train"]["reference"], tree["recipe"]["evaluate"]["full_at"] = "initial", []
+    for iterations, kept in ((7, {1, 6}), (6, {6})):
+        tree["recipe"]["iterations"] = iterations
+        write_bytes(layout.run_file(run), json.dumps(tree).encode())
+        assert gc.plan(run, registry=NOBODY).kept.keys() == kept
 
 
 @on_two_stores
