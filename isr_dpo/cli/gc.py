@@ -20,8 +20,8 @@ def add(commands: Commands) -> None:
         description="Keeps the weights of the policies that have an alias in the registry (champion, previous, "
         "challenger), that are the best of their run, graded on all sets (evaluate.full_at), the newest, still to be "
         "read by their run, or the start of another; the newest masters and checkpoints; and all rows, grades, "
-        "manifests and pages. Refuses a run that is alive, and deletes nothing where the registry or another run cannot "
-        "be asked.",
+        "manifests and pages. Refuses a run that is alive, and deletes nothing where the registry or another run "
+        "cannot be asked.",
     )
     gc.add_argument("runs", metavar="RUN", nargs="+", help="the run's URI")
     gc.add_argument("--dry-run", action="store_true", help="say what would go, change nothing")

@@ -3,8 +3,8 @@
 Kept: the weights of every policy that has an alias in the registry (champion, previous, challenger), of the best of the
 run, of those graded on all sets (evaluate.full_at), of the newest, of those that the run itself has yet to read, of
 those that other runs start from, and of those named; the newest masters and, of a round in training, checkpoints; all
-rows, manifests, grades and pages. A policy whose weights went says so (removed.py). The run's lock is held meanwhile, so
-that nothing of a live run is touched.
+rows, manifests, grades and pages. A policy whose weights went says so (removed.py). The run's lock is held meanwhile,
+so that nothing of a live run is touched.
 
     kept       who needs which policy
     survey     what may go
