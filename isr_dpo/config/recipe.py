@@ -78,9 +78,9 @@ class Judge(Section):
     by: Literal["self", "random", "longer"] = "self"
     """`random` and `longer` are controls [O]."""
     verdict: Literal["logits", "text"] = "logits"
-    """`logits`: the labels' probabilities at one position [P, by Lee et al.]; `text`: a sampled verdict."""
+    """`logits`: the labels' probabilities at one position [O, as Lee et al.]; `text`: a sampled verdict [P]."""
     orders: Literal["both", "one"] = "both"
-    """`both`: probabilities averaged over both orders of the responses [P, by Lee et al.]."""
+    """`both`: probabilities averaged over both orders of the responses [O, the same]."""
     temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
     """Of a `text` verdict [O]."""
     tie_margin: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
