@@ -47,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     compile_.add_argument(
         "--kubernetes-manifest",
         action="store_true",
-        help="write it as Pipeline and PipelineVersion objects, for kubectl apply",
+        help="write it as Pipeline and PipelineVersion objects, for kubectl apply --server-side",
     )
     compile_.add_argument("--namespace", metavar="NAME", help="of these objects")
     compile_.set_defaults(command=_compile)
@@ -137,6 +137,8 @@ def _compile(options: argparse.Namespace) -> int:
     write(recipe, output, placement, as_objects=options.kubernetes_manifest, namespace=options.namespace)
     what = f"{len(recipe.data.sets)} sets" if recipe.is_benchmark else f"{recipe.iterations} policies"
     print(f"{output}: {what}, recipe {recipe.digest()[:12]}")
+    if options.kubernetes_manifest:  # otherwise kubectl keeps a copy in an annotation, which takes 256 KiB
+        print(f"kubectl apply --server-side -f {output}")
     return 0
 
 

@@ -100,7 +100,10 @@ def test_a_package_is_compiled_for_a_placement_by_name_or_file(
     monkeypatch.chdir(tmp_path)
     assert main(["compile", "smoke", "--placement", "gke"]) == 0
     assert main(["compile", "smoke", "--placement", str(own), "--kubernetes-manifest", "--namespace", "team"]) == 0
-    assert "build/smoke-gke.yaml" in capsys.readouterr().out
+    first, second, command = capsys.readouterr().out.splitlines()
+    assert first.startswith("build/smoke-gke.yaml: ")
+    assert second.startswith("build/smoke-ours.yaml: ")
+    assert command == "kubectl apply --server-side -f build/smoke-ours.yaml"
     assert "namespace: team" in (tmp_path / "build/smoke-ours.yaml").read_text()
 
 
