@@ -35,6 +35,8 @@ def check_free(destination: str) -> None:
     folder = to_path(destination)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ModelError(f"{folder}: exists already; name another destination, or remove it")
+    if folder.is_symlink() or folder.is_mount():  # the finished folder is renamed to this name
+        raise ModelError(f"{folder}: is a link or a mount point; name a folder in it")
 
 
 def check_room(destination: str, weights_bytes: int) -> None:

@@ -297,6 +297,19 @@ def test_a_destination_that_exists(source: Path, capsys: Capture) -> None:
     assert [path.name for path in taken.iterdir()] == ["notes.txt"]
 
 
+@pytest.mark.parametrize("kind", ["link", "mount"])
+def test_a_destination_that_no_finished_folder_can_replace(
+    kind: str, source: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source.parent / "disk").mkdir()
+    if kind == "link":
+        (source.parent / "policy").symlink_to(source.parent / "disk")
+    else:
+        (source.parent / "policy").mkdir()
+        monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "policy")
+    _refused(source, capsys, "policy: is a link or a mount point; name a folder in it")
+
+
 def test_a_hub_is_no_destination(source: Path, capsys: Capture) -> None:
     assert main(["models", "convert", str(source), "hf://org/policy"]) == 2
     assert "a hub is only read" in capsys.readouterr().err
