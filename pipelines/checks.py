@@ -16,6 +16,7 @@ from isr_dpo.data import rows
 from isr_dpo.data.clips import Library
 from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import IsrDpoError, RecipeError
+from isr_dpo.mlflow_client import sqlite_file
 from pipelines.kfp_api import KfpApi
 from pipelines.package import check_parameters
 from pipelines.placed import uses_gpu
@@ -184,6 +185,11 @@ def _estimated(recipe: Recipe, place: Placement) -> str:
 
 def _tracking(recipe: Recipe, run_uri: str, cluster: Cluster | None) -> str | None:
     """MLflow, asked itself, or where its address is one of the cluster's own, asked for in Kubernetes."""
+    if sqlite_file(recipe.tracking.uri) is not None:
+        raise RecipeError(
+            f"tracking.uri ({recipe.tracking.uri}) is a file, of which each pod would have its own: name the cluster's "
+            "MLflow as tracking_uri in the placement, or as the recipe's tracking.uri"
+        )
     host = urlsplit(recipe.tracking.uri).hostname or ""
     name, _, rest = host.partition(".")
     inside = host not in ("localhost", "") and (not rest or "." not in rest or rest.partition(".")[2].startswith("svc"))

@@ -140,6 +140,15 @@ def test_files_of_this_machine_are_refused(here: Scene, capsys: Printed) -> None
     assert "no pod has this machine's files: data.sets.dev (dev.qa.jsonl)" in said
 
 
+@pytest.mark.parametrize("more", [[], ["--without-kubernetes"]])
+def test_a_database_file_is_no_mlflow_for_pods(more: list[str], here: Scene, capsys: Printed) -> None:
+    here.change_place(tracking_uri=None)
+    file = here.recipe.with_name("mlflow.db")
+    said = refusal(here, capsys, *more, "--set", f"tracking.uri=sqlite:///{file}")
+    assert "is a file, of which each pod would have its own: name the cluster's MLflow as tracking_uri" in said
+    assert not file.exists()
+
+
 def test_a_uri_that_holds_another_recipes_run_is_refused(here: Scene, capsys: Printed) -> None:
     other = config.load(here.recipe, changes=["name=other"])
     claim(other, here.run_uri)
