@@ -281,6 +281,8 @@ def write_analyses(run_uri: str, *, text: str = "it goes left") -> None:
         for policy, stated in [(1, claims.located(answer, [])), (3, _stated(answer, text))]
         for n in range(4)
     ]
+    unread = claims.Examined(3, "q9", "clip-009", "where, 9?", "left", "a square", answer, None, "prose")
+    examined.append(unread)
     made = claims.Claims(
         "smoke", run_uri, "none", "dev", who, None, 0, Bill(8, 8, 0.1), {}, claims.measure(examined), tuple(examined)
     )

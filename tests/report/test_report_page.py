@@ -107,6 +107,7 @@ def test_analyses_that_stand_in_the_run_are_shown(whole_page: str) -> None:
     assert "smoke, policy-03 against other, policy-03: whose answer is nearer the ground truth" in view.text
     assert "54.5 % 19.5–89.6" in view.text, "six wins of eleven scored pairs"
     assert "20 of 24 replies bought at $0.50" in view.text
+    assert "1 of 9 answers unscored" in view.text
     marks = [m["class"] for m in view.all("mark")]
     assert marks.count("unsupported") == 1 + 3, "the legend, and a claim in each of three examples"
     assert "policy-03, 1 unsupported" in view.text

@@ -58,7 +58,11 @@ def claims(found: Sequence[Claims], key: str) -> Figure:
     series = [_line(one) for one in found]
     sets = ", ".join(dict.fromkeys(one.set for one in found))
     who = graded_by(*dict.fromkeys(one.grader.label for one in found))
-    caption = f"Claims an answer that its clip's caption does not support, on {sets}, with 95 % intervals; {who}."
+    unscored, answers = (sum(getattr(p, key) for one in found for p in one.policies) for key in ("unscored", "answers"))
+    caption = (
+        f"Claims an answer that its clip's caption does not support, on {sets}, with 95 % intervals; {who}; "
+        f"{unscored} of {answers} answers unscored."
+    )
     return lines(key, "Unsupported claims an answer", caption, series, along="policy", form=".2f")
 
 
