@@ -123,11 +123,12 @@ def until(condition: Any, *, seconds: float) -> None:
 
 
 def contents(run: str) -> dict[str, bytes]:
-    """Every file of the round by its path; of manifests, what does not name the run's place."""
+    """Every file of the round by its path; of manifests, what names neither the run's place nor the code's version: it
+    may be edited meanwhile."""
     found = [path for path in Path(run, "round-01").rglob("*") if path.is_file()]
     files = {path.relative_to(run).as_posix(): path for path in found if not path.name.startswith(UNDONE)}
     return {
-        name: json.dumps({**json.loads(path.read_text()), "uri": "", "inputs": ""}).encode()
+        name: json.dumps({**json.loads(path.read_text()), "uri": "", "inputs": "", "code_version": ""}).encode()
         if path.name == manifest.MANIFEST
         else path.read_bytes()
         for name, path in files.items()

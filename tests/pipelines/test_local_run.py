@@ -44,7 +44,7 @@ def start(folder: Path, **environment: str) -> "subprocess.Popen[str]":
 
 def run(folder: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     with start(folder, **environment) as process:
-        output, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=400)
     return subprocess.CompletedProcess([], process.returncode, output, errors)
 
 
@@ -82,7 +82,7 @@ def test_a_run_goes_in_order_ends_with_the_table_and_is_not_repeated(folder: Pat
 
     started = time.monotonic()
     second = run(folder)
-    assert time.monotonic() - started < 15
+    assert time.monotonic() - started < 60
     assert second.returncode == 0
     assert "complete" in second.stdout
     assert "50.0 [25.0, 75.0]" in second.stdout
@@ -185,10 +185,11 @@ def test_no_step_outlives_a_killed_driver_and_another_run_is_refused_meanwhile(f
         assert busy.returncode == RunBusy.exit_code
         assert "Traceback" not in busy.stderr
         driver.send_signal(signal.SIGKILL)
-    time.sleep(1)
-    last = heartbeat.read_text()
-    time.sleep(0.5)
-    assert heartbeat.read_text() == last
+    until, last = time.monotonic() + 60, ""
+    while (now := heartbeat.read_text()) != last:
+        assert time.monotonic() < until, "the step outlives its driver"
+        last = now
+        time.sleep(1)
     assert run(folder).returncode == 0
 
 
