@@ -89,3 +89,7 @@ def test_every_step_emits_metrics_and_one_typed_artifact() -> None:
         types = [output.type for output in component(name).component_spec.outputs.values()]
         assert len(types) == 2
         assert kfp.dsl.Metrics.schema_title in "".join(types)
+
+
+def test_the_reports_page_is_shown_by_kfp_as_html() -> None:
+    assert kfp.dsl.HTML.schema_title in component("report").component_spec.outputs["page"].type

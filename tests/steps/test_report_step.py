@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from isr_dpo import layout, mlflow_client, tracking
 from isr_dpo.config import Recipe
 from isr_dpo.errors import OutsideError
 from isr_dpo.manifest import Manifest, Origin, Output, begin
-from isr_dpo.steps import run_step
+from isr_dpo.steps import execute, run_step
 from isr_dpo.stores import join
 from tests.loop import recipe_for
 
@@ -56,6 +57,16 @@ def test_each_round_s_page_takes_the_place_of_the_one_before(recipe: Recipe, run
     output(layout.round_output(run_uri, 0, "training"), {"metrics.json": b'{"pairs": 7}'})
     newer = report(recipe, run_uri, assessed, 2).page
     assert newer == logged(recipe) != page
+
+
+def test_kfp_is_given_the_page_itself(recipe: Recipe, run_uri: str, tmp_path: Path) -> None:
+    given = SimpleNamespace(path=str(tmp_path / "assessed.json"))
+    Path(given.path).write_text(output(join(run_uri, "assessed"), {}).to_json())
+    page, metrics = SimpleNamespace(path=str(tmp_path / "kfp" / "page"), metadata={}), SimpleNamespace()
+    for _ in ("made", "standing"):
+        execute("report", recipe.canonical(), run_uri, "run-1", 1, {"assessed": given}, page, metrics)
+        assert Path(page.path).read_text() == Path(layout.report(run_uri)).read_text()
+        Path(page.path).unlink()
 
 
 def test_a_page_that_says_the_same_is_not_logged_again(
