@@ -272,6 +272,7 @@ def begin(uri: str, origin: Origin) -> Manifest | Output:
                     f"{uri} was made by code {standing.code_version}, this is {code_version()}: use another --run-uri, "
                     "or leave --strict-code away"
                 )
+            open_store(uri).delete(join(uri, UNFINISHED))  # of an attempt that was killed as it sealed
             return standing
         what = ", ".join(standing.origin.differences(origin))
         raise StaleOutput(
@@ -280,16 +281,19 @@ def begin(uri: str, origin: Origin) -> Manifest | Output:
         )
     marker = (json.dumps(asdict(origin), sort_keys=True) + "\n").encode()
     left = _left(uri, marker)
+    if MANIFEST in left:  # another has finished it since it was looked for
+        return begin(uri, origin)
     write_bytes(join(uri, UNFINISHED), marker)
     return Output(uri, origin, {name: size for name, size in left.items() if name != UNFINISHED})
 
 
 def _left(uri: str, marker: bytes) -> dict[str, int]:
-    """What an attempt with this marker has left; another's work is discarded, perhaps by several pods at a time."""
+    """What an attempt with this marker has left, or a finished output; another's work is discarded, perhaps by several
+    pods at a time."""
     store = open_store(uri)
     left = store.list(uri)
     try:
-        if not left or (UNFINISHED in left and read_bytes(join(uri, UNFINISHED)) == marker):
+        if not left or MANIFEST in left or (UNFINISHED in left and read_bytes(join(uri, UNFINISHED)) == marker):
             return left
     except Missing:
         return {}  # another has discarded it just now

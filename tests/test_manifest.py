@@ -106,6 +106,34 @@ def test_files_of_unknown_origin_are_discarded(run_uri: str) -> None:
     assert opened(uri).done == set()
 
 
+def test_an_output_whose_attempt_was_killed_as_it_sealed_loses_its_marker(run_uri: str) -> None:
+    uri = join(run_uri, "out")
+    opened(uri)
+    marker = read_bytes(join(uri, "unfinished.json"))
+    sealed = finish(uri)
+    write_bytes(join(uri, "unfinished.json"), marker)
+    assert manifest.begin(uri, ORIGIN) == sealed
+    assert set(open_store(uri).list(uri)) == {*FILES, "manifest.json"}
+
+
+def test_an_output_that_another_process_finishes_just_now_is_not_discarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = str(tmp_path / "out")
+    other, look = opened(uri), LocalStore.list
+    other.write("part-00000.jsonl", b"one\n")
+
+    def late(store: LocalStore, place: str) -> dict[str, int]:
+        if manifest.find(uri) is None:
+            other.seal(rows=1, deterministic=True)
+        return look(store, place)
+
+    monkeypatch.setattr(LocalStore, "list", late)
+    made = manifest.begin(uri, ORIGIN)
+    assert isinstance(made, Manifest)
+    manifest.verify(made)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

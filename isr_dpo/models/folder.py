@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from isr_dpo.errors import ModelError
-from isr_dpo.manifest import UNFINISHED
+from isr_dpo.manifest import MANIFEST, UNFINISHED
 
 FAMILIES: Mapping[str, str] = {
     "VideoLlavaForConditionalGeneration": "video_llava",
@@ -39,7 +39,7 @@ def check(folder: Path) -> None:
         ModelError: naming the file, and what is wrong with it.
     """
     architecture(folder)
-    if (folder / UNFINISHED).exists():
+    if (folder / UNFINISHED).exists() and not (folder / MANIFEST).exists():
         raise ModelError(f"{folder}: half-written: the step that makes this policy has not finished; run it to its end")
     held = {name: _tensors(folder / name) for name in _weight_files(folder)}
     for tensor, name in _index(folder).items():

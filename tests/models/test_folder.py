@@ -59,6 +59,12 @@ def test_shards_are_a_whole_policy_too(folder: Path) -> None:
         check(folder)
 
 
+def test_a_finished_policy_whose_step_was_killed_before_it_removed_its_marker_is_whole(folder: Path) -> None:
+    (folder / "unfinished.json").write_text("{}")
+    (folder / "manifest.json").write_text("{}")
+    check(folder)
+
+
 def test_a_shard_that_lacks_a_tensor_of_the_index_is_refused(folder: Path) -> None:
     shard(folder)
     tree = json.loads((folder / INDEX).read_text())
