@@ -64,6 +64,9 @@ class Loop:
                 self._step()
         except (RuntimeError, ValueError) as error:
             self._fail(translated(error, "while it runs"), error)
+        except BaseException as error:  # the others would wait for ever
+            self._fail(translated(error, f"while it runs ({type(error).__name__})"), error)
+            raise
         finally:
             with self._mutex:
                 self._leader = next(iter(self._calls), None)
@@ -95,7 +98,7 @@ class Loop:
             self._calls.remove(call)
         call.woken.set()
 
-    def _fail(self, error: IsrDpoError, cause: Exception) -> None:
+    def _fail(self, error: IsrDpoError, cause: BaseException) -> None:
         error.__cause__ = cause
         with self._mutex:
             failed, self._calls, self._arrived = self._calls, [], []

@@ -85,7 +85,7 @@ def _environment(settings: config.VLLM, cpu_threads: int | None) -> None:
         torch.set_num_threads(cpu_threads)
 
 
-def translated(error: Exception, where: str) -> ModelError:
+def translated(error: BaseException, where: str) -> ModelError:
     """vLLM's error as ours; one about memory says what to lower."""
     text = " ".join(str(error).split())
     if any(words in text.lower() for words in ("out of memory", "cache blocks", "kv cache", "memory utilization")):

@@ -113,3 +113,27 @@ def test_a_core_that_fails_ends_every_call_with_the_reason(threads: int) -> None
         for call in calls:
             with pytest.raises(ModelError, match="vLLM while it runs: CUDA error: misaligned"):
                 call.result(timeout=120)
+
+
+def test_whatever_the_leader_falls_over_no_other_call_waits_for_ever() -> None:
+    core, leads = Core(), threading.Event()
+    loop = Loop(core)
+
+    def falls(key: int, output: str) -> None:
+        leads.set()
+        time.sleep(0.05)
+        raise KeyError(key)
+
+    with ThreadPoolExecutor(2) as pool:
+        leader = pool.submit(loop.run, {0: Request({"text": "a"}, None)}, falls)
+        assert leads.wait(timeout=20)
+        other = pool.submit(ask, loop, "b")
+        with pytest.raises(KeyError):
+            leader.result(timeout=20)
+        try:
+            with pytest.raises(ModelError, match="KeyError"):
+                other.result(timeout=20)
+        finally:
+            for call in loop._calls:  # or the pool waits with them
+                call.error = ModelError("left behind")
+                call.woken.set()
