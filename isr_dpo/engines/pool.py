@@ -153,6 +153,8 @@ class Process:
             ours.send_bytes(self._opening)
         except OSError:
             log.debug("%s ended before it had begun", self._name)  # the next job says so
+        if self._closed:  # meanwhile, by another thread, which has ended the process before this one
+            self._end()
 
     def _end(self) -> None:
         try:

@@ -123,6 +123,27 @@ def test_closing_ends_a_worker_that_is_busy(tmp_path: Path) -> None:
     assert not any(alive(pid) for pid in processes(tmp_path))
 
 
+def test_closing_ends_a_worker_that_is_being_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+    start = pool.Process._start
+
+    def slowly(worker: pool.Process) -> None:
+        worker.close()  # by another thread
+        start(worker)
+        started.append(worker._process.pid)
+
+    with pool.opened(functools.partial(mortal.MortalEngine, tmp_path), TWO) as (worker, _):
+        with pytest.raises(WorkerDied):
+            sample(worker, "die")
+        monkeypatch.setattr(pool.Process, "_start", slowly)
+        try:
+            with pytest.raises(OutsideError, match="was stopped"):
+                sample(worker, "a")
+        finally:
+            worker.close()
+    assert not any(alive(pid) for pid in started)
+
+
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM])
 def test_workers_end_with_their_parent(tmp_path: Path, ending: signal.Signals) -> None:
     code = (
