@@ -141,9 +141,11 @@ class _S3Lock:
             content = json.dumps({"run_id": self._run_id, "holders": holders}, indent=1).encode()
             try:
                 swap(self._uri, content, standing.tag)
-            except (Exists, Missing, OutsideError):  # others write too; or a lost answer: look again
-                if last:
+            except (Exists, Missing, OutsideError) as error:  # others write too; or a lost answer: look again
+                if last and isinstance(error, OutsideError):
                     raise
+                if last:
+                    raise OutsideError(f"{self._uri}: too many others write it just now; run again") from error
                 time.sleep(random.uniform(0.01, 0.2))
             else:
                 self._held, self._shown = True, time.monotonic()

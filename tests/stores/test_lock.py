@@ -11,7 +11,7 @@ from typing import Protocol
 import pytest
 
 from isr_dpo.errors import CorruptOutput, RunBusy, StoreError
-from isr_dpo.stores import join, open_store, read_bytes, write_bytes
+from isr_dpo.stores import Exists, join, lock_s3, open_store, read_bytes, write_bytes
 from isr_dpo.stores.lock import owner
 
 SILENT_SECONDS = 2.5
@@ -168,6 +168,28 @@ def test_a_holder_notices_a_takeover_that_has_already_ended(run_uri: str, start:
         pass
     first.send_signal(signal.SIGCONT)
     assert "was taken over by the run 'tuesday'" in first.communicate("go on\n", timeout=120)[0]
+
+
+@pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
+def test_a_holder_that_never_gets_its_turn_among_others_goes_on_trying(
+    run_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    swap, refused, shown = lock_s3.swap, list[str](), list[str]()
+
+    def crowded(uri: str, content: bytes, tag: str | None) -> str:
+        if len(refused) < 20:  # attempts of one beat
+            refused.append(uri)
+            raise Exists(uri)
+        shown.append(uri)
+        return swap(uri, content, tag)
+
+    with owner(run_uri, "one", **{**QUICK, "beat_seconds": 0.05}):
+        monkeypatch.setattr("isr_dpo.stores.lock_s3.random.uniform", lambda *_: 0.0)
+        monkeypatch.setattr(lock_s3, "swap", crowded)
+        deadline = time.monotonic() + AT_ONCE_SECONDS
+        while not shown:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @on_s3
