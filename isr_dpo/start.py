@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -79,9 +78,10 @@ def _fetched(uri: str, standing: Manifest | None) -> Manifest:
         except ModelError as error:
             raise ModelError(f"model.start: {uri}: {error}") from error
         made = _manifest(uri, _hashed(folder))
-        kept = cache / made.digest  # where manifest.files looks
-        shutil.rmtree(kept, ignore_errors=True)
-        os.replace(folder, kept)
+        kept = cache / made.digest  # where manifest.files looks, of another run too
+        for name in made.files:
+            (kept / name).parent.mkdir(parents=True, exist_ok=True)
+            os.replace(folder / name, kept / name)
     return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,22 @@ def test_a_remote_folder_is_fetched_once_a_run_and_again_when_it_has_changed(
         assert start_manifest(start(run_uri), made) is made
     open_store(run_uri).put(model / "config.json", f"{run_uri}/added.json")
     assert start_manifest(start(run_uri), made).digest != made.digest
+
+
+@REMOTE
+def test_a_second_run_that_fetches_the_same_model_takes_nothing_away_from_the_first(
+    run_uri: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISR_DPO_CACHE", str(tmp_path / "cache"))
+    upload(model, run_uri)
+    made = start_manifest(start(run_uri))
+    (manifest.files(made) / "config.json").write_text("half")
+    first = os.open(manifest.files(made, ["tokenizer.json"]), os.O_RDONLY)
+    assert start_manifest(start(run_uri)) == made
+    assert set(os.listdir(first)) == set(made.files)
+    os.close(first)
+    monkeypatch.setattr("isr_dpo.stores.s3.S3Store.get", lambda *_: pytest.fail("it is in the cache already"))
+    manifest.files(made)
 
 
 @REMOTE
