@@ -100,8 +100,8 @@ def play(server: KubeServer, folder: Path) -> None:
     for reader in readers:
         reader.start()
     for reader in readers:
-        reader.join(timeout=300)
-    codes = [p.wait(timeout=10) for p in processes]
+        reader.join(timeout=480)
+    codes = [p.wait(timeout=120) for p in processes]
     for rank, code in enumerate(codes):
         server.end_pod(rank, code)
     server.fail() if any(codes) else server.complete()
@@ -147,7 +147,7 @@ def test_a_cluster_trains_the_round_and_the_step_has_its_policy(
     run_loop(recipe, run_uri, until=("judge", 1))
     step = launched(pool, recipe, run_uri, 1)
     play(server, tmp_path)
-    result = step.result(timeout=30)
+    result = step.result(timeout=120)
     policy = manifest.find(layout.policy(run_uri, 2))
     assert policy is not None
     assert result.manifest == policy
@@ -176,7 +176,7 @@ def test_what_stopped_node_0_for_good_ends_the_job_under_its_own_name(
     server.run()
     fail_as(run, error="DataError", message="pair s-1 is empty", exit_code=3, retry=False)
     with pytest.raises(DataError, match=r"^pair s-1 is empty$"):  # though Kubernetes would start its pods again
-        step.result(timeout=20)
+        step.result(timeout=120)
     assert server.jobs == {}
     with pytest.raises(IsrDpoError, match="pair s-1 is empty"):
         launch(recipe, run)  # as a retry of the task does
@@ -194,7 +194,7 @@ def test_what_may_pass_is_left_to_kubernetes_until_it_gives_up(
     assert server.jobs
     server.fail()
     with pytest.raises(OutsideError, match="node 1 of 2 is gone"):
-        step.result(timeout=20)
+        step.result(timeout=120)
 
 
 def test_a_job_that_is_complete_without_a_policy_is_no_success(
@@ -204,7 +204,7 @@ def test_a_job_that_is_complete_without_a_policy_is_no_success(
     server.run()
     server.complete()
     with pytest.raises(OutsideError, match=r"is complete and .*policy-01 is not"):
-        step.result(timeout=20)
+        step.result(timeout=120)
 
 
 class Artifact:

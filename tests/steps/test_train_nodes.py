@@ -90,7 +90,7 @@ class Nodes:
 
     def end(self) -> list[tuple[int, str]]:
         """Exit code and what was printed, by node."""
-        printed = [self.processes[rank].communicate(timeout=240)[0] for rank in sorted(self.processes)]
+        printed = [self.processes[rank].communicate(timeout=480)[0] for rank in sorted(self.processes)]
         return [(self.processes[rank].returncode, text) for rank, text in enumerate(printed)]
 
 
@@ -121,7 +121,7 @@ def test_two_nodes_make_the_policy_of_two_ranks_on_one_although_one_is_lost_mean
         nodes.processes[1].send_signal(signal.SIGKILL)
         before = time.monotonic()
         code, printed = nodes.end()[0]
-        assert time.monotonic() - before < 60
+        assert time.monotonic() - before < 240
         assert code == 8, printed
         assert "node 1 of 2 is gone" in printed
         assert manifest.find(layout.policy(run, 1)) is None
@@ -138,7 +138,7 @@ def test_two_nodes_make_the_policy_of_two_ranks_on_one_although_one_is_lost_mean
         assert [json.loads(line)["step"] for line in log] == list(range(1, STEPS + 1))
         assert not list((tmp_path / "disk-1").glob("train/*/masters"))
         nodes.start(1)  # as a pod that comes when all is done
-        assert nodes.processes[1].wait(timeout=60) == 0
+        assert nodes.processes[1].wait(timeout=240) == 0
 
 
 def test_what_is_wrong_on_another_node_is_what_the_step_reports(recipe: Recipe, run: str, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_told_to_stop_a_node_ends_at_once(recipe: Recipe, run: str, tmp_path: Pa
         assert nodes.processes[0].poll() is None, nodes.end()
         time.sleep(0.05)
     nodes.processes[0].send_signal(signal.SIGTERM)
-    assert nodes.processes[0].wait(timeout=5) == 128 + signal.SIGTERM
+    assert nodes.processes[0].wait(timeout=15) == 128 + signal.SIGTERM
 
 
 def test_inputs_that_changed_meanwhile_are_refused(recipe: Recipe, run: str, tmp_path: Path) -> None:
