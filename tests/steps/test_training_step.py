@@ -30,6 +30,8 @@ speak()
 recipe = config.parse(sys.argv[1])
 run_step("train", recipe, inputs_of("train", recipe, sys.argv[2], 0), sys.argv[2], 0)
 """
+GRACE_SECONDS = 15
+"""Of a spot machine's pod between SIGTERM and SIGKILL."""
 SEED = {"learning_rate": 1e-3, "batch_pairs": 1, "seed_epochs": 5, "checkpoint_minutes": 0}  # 20 steps
 
 
@@ -113,8 +115,8 @@ def test_told_to_stop_it_exits_within_seconds_and_writes_nothing_large(recipe: R
     process = started_until(recipe, run, 2)
     before = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
-    assert time.monotonic() - before < 5
+    process.communicate(timeout=60)
+    assert time.monotonic() - before < GRACE_SECONDS
     assert process.returncode != 0
     assert manifest.find(layout.policy(run, 1)) is None
 
