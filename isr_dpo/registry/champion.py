@@ -158,7 +158,7 @@ def _refusal(decision: Decision) -> str:
     lines += [f"  - {objection}" for objection in decision.objections]
     if decision.missing:
         lines.append("What makes them comparable, to be run where the pipelines are, and then this command again:")
-        lines += [f"  # {made.what}\n  {made.command}" for made in decision.missing]
+        lines += [f"  {line}" for made in decision.missing for line in made.lines]
     return "\n".join([*lines, "--force promotes it all the same"])
 
 

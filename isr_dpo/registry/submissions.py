@@ -17,19 +17,28 @@ from isr_dpo.config import Recipe
 from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import DataError
 from isr_dpo.layout import run_file
+from isr_dpo.manifest import local_folder
 from isr_dpo.stores import Missing, join, read_bytes
 
 
 @dataclass(frozen=True)
 class Submission:
-    """`command` evaluates policy-00 of a benchmark at `run_uri` on `set`; `recipe` is what the command makes of the
-    recipe it names."""
+    """`command` evaluates policy-00 of a benchmark at `run_uri` on `set`, on the machine where it is typed; `submit`
+    does so on a cluster, None where its pods would not reach `run_uri`. `recipe` is what both make of the recipe they
+    name."""
 
     what: str
     run_uri: str
     set: str
     recipe: Recipe
     command: str
+    submit: str | None
+
+    @property
+    def lines(self) -> list[str]:
+        """For whoever is to run it."""
+        there = [] if self.submit is None else ["# or on a cluster, by its placement", self.submit]
+        return [f"# {self.what}", self.command, *there]
 
     def run(self) -> Run | None:
         """The run that it has made; None: nobody has submitted it."""
@@ -63,16 +72,25 @@ def _submission(what: str, asked: Run, base: Run, changes: list[str], *, model: 
     if fresh:
         changes.append(f"evaluate.ledger={json.dumps(join(run_uri, 'ledger'))}")
         recipe = _recipe(base.recipe, changes, model)
-    words = ["python", "-m", "pipelines", "evaluate", base.uri, "--run-uri", run_uri]
-    words += [] if model is None else ["--model", model]
-    words += [word for change in changes for word in ("--set", change)]
-    return Submission(what, run_uri, dev, recipe, shlex.join(words))
+    asking = [] if model is None else ["--model", model]
+    here = _command("evaluate", base, run_uri, *asking, changes=changes)
+    there = _command("submit", base, run_uri, "--placement", "PLACEMENT", changes=_all_changes(changes, model))
+    return Submission(what, run_uri, dev, recipe, here, there if local_folder(run_uri) is None else None)
+
+
+def _command(name: str, base: Run, run_uri: str, *words: str, changes: list[str]) -> str:
+    set_ = [word for change in changes for word in ("--set", change)]
+    return shlex.join(["python", "-m", "pipelines", name, base.uri, "--run-uri", run_uri, *words, *set_])
 
 
 def _recipe(base: Recipe, changes: list[str], model: str | None) -> Recipe:
-    """As `pipelines evaluate` makes it."""
+    return config.parse(base.canonical(), changes=_all_changes(changes, model))
+
+
+def _all_changes(changes: list[str], model: str | None) -> list[str]:
+    """As `pipelines evaluate` makes them."""
     start = [] if model is None else [f"model.start={json.dumps(model)}"]
-    return config.parse(base.canonical(), changes=["iterations=0", *changes, *start])
+    return ["iterations=0", *changes, *start]
 
 
 def _same_evaluation(asked: Recipe, base: Recipe) -> list[str]:

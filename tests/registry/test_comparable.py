@@ -88,6 +88,7 @@ def test_the_older_runs_answers_are_graded_again_by_the_newer_runs_grader(
     assert recipe == submission.recipe
     assert run_uri == submission.run_uri
     assert Path(run_uri).parent == tmp_path, "beside the runs, where the ledger is"
+    assert submission.submit is None, "no pod reaches a folder of this machine"
     assert recipe.is_benchmark
     assert recipe.answer.predictions == {"dev": layout.answers(older.uri, 1) + "/dev"}
     assert recipe.model.start is None
@@ -101,6 +102,31 @@ def test_the_older_runs_answers_are_graded_again_by_the_newer_runs_grader(
     done(submission, marks(right=10), **GPT)
     assert decide("m", uri=uri).objections == ()
     assert promote(decide("m", uri=uri), uri=uri).champion == "2"
+
+
+@pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
+def test_an_evaluation_that_pods_reach_can_be_submitted(
+    uri: str, tmp_path: Path, run_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RegisteredRun(uri, tmp_path, place=run_uri).policy(1, None, answered=False)
+    submission = only(decide("m", uri=uri, version="1"))
+    assert submission.submit is not None
+    assert submission.lines[1] == submission.command
+    assert submission.lines[3] == submission.submit
+    seen: list[tuple[Recipe, str]] = []
+
+    def submit(recipe: Recipe, place: object, run_uri: str, *_: object, **__: object) -> int:
+        seen.append((recipe, run_uri))
+        return 0
+
+    monkeypatch.setattr("pipelines.submit.submit", submit)
+    words = shlex.split(submission.submit.replace("PLACEMENT", "gke"))
+    assert words[:4] == ["python", "-m", "pipelines", "submit"]
+    assert command_line.main(words[3:]) == 0
+    ((recipe, place),) = seen
+    assert place == submission.run_uri
+    assert recipe.model_copy(update={"tracking": submission.recipe.tracking}) == submission.recipe
+    assert recipe.model.start == layout.policy(run_uri, 1)
 
 
 def test_a_pending_evaluation_of_the_candidate_is_completed(uri: str, tmp_path: Path) -> None:
