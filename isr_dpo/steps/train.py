@@ -79,7 +79,6 @@ class _Round:
         metrics = self._finish(training, out, job)
         policy = out.seal(rows=0, deterministic=self._deterministic)
         training.seal(rows=len(rows), deterministic=self._deterministic)
-        shutil.rmtree(self._machine.folder)
         self._clear()
         return StepResult(policy, metrics, reused=False)
 
@@ -92,6 +91,7 @@ class _Round:
                 return {}
             rows = int(json.loads(training.read(METRICS))["pairs"])
             made = training.seal(rows=rows, deterministic=self._deterministic)
+        open_store(self._machine.uri).delete(join(self._machine.uri, manifest.UNFINISHED))  # killed as it sealed
         self._clear()
         return metrics_of(made)
 
@@ -107,7 +107,9 @@ class _Round:
         return self._recipe.model.device == "cpu"
 
     def _clear(self) -> None:
-        """Removes what the complete policy makes useless: checkpoints, and masters of the policies before it."""
+        """Removes what the complete policy makes useless: the job folder, checkpoints, and masters of the policies
+        before it."""
+        shutil.rmtree(self._machine.folder, ignore_errors=True)
         open_store(self._machine.checkpoints).delete(self._machine.checkpoints)
         for index in range(1, self._index + 1):
             uri = layout.masters(self._run_uri, index)
@@ -130,7 +132,9 @@ class _Round:
 
         path = self._machine.folder / reference.NAME
         if reference.NAME in training.done and not path.exists():
-            path.write_bytes(training.read(reference.NAME))
+            unfinished = path.with_suffix(".fetched")
+            unfinished.write_bytes(training.read(reference.NAME))
+            unfinished.replace(path)  # a kill must leave no half of it
         newest = max(self._machine.local_checkpoints(), default="")
         for uri, made in list(self._machine.stored_checkpoints().items())[-1:]:
             if uri.rpartition("/")[2] > newest:

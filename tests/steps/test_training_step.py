@@ -17,6 +17,7 @@ from isr_dpo.config import Recipe
 from isr_dpo.errors import DataError, StaleOutput
 from isr_dpo.steps import run_step
 from isr_dpo.steps.inputs import inputs_of
+from isr_dpo.steps.train_machine import Machine
 from isr_dpo.stores import open_store
 from tests.loop import recipe_for, run_loop
 
@@ -144,11 +145,48 @@ def test_a_policy_that_is_complete_is_closed_after_a_kill(recipe: Recipe, run: s
     left = Path(run, "round-00", "training", "checkpoints", "step-000020")
     left.mkdir(parents=True)
     (left / "state.json").write_text("{}")
+    job = Machine(recipe, inputs_of("train", recipe, run, 0), run, 0).folder
+    (job / "masters").mkdir(parents=True)
     train(recipe, run)
     closed = manifest.find(uri)
     assert closed is not None
     assert closed.digest == made.digest
     assert not left.exists()
+    assert not job.exists()
+
+
+def test_a_policy_that_is_complete_loses_the_markers_of_an_attempt_killed_as_it_sealed(
+    recipe: Recipe, run: str
+) -> None:
+    train(recipe, run)
+    markers = [Path(run, place, "unfinished.json") for place in ("policy-01", "round-00/training")]
+    for marker in markers:
+        marker.write_text("{}")
+    train(recipe, run)
+    assert not any(marker.exists() for marker in markers)
+
+
+def test_a_reference_is_fetched_whole_or_not_at_all(
+    recipe: Recipe, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = started_until(recipe, run, 1)
+    process.kill()
+    process.communicate()
+    monkeypatch.setenv("ISR_DPO_CACHE", str(tmp_path / "another"))
+    write = Path.write_bytes
+
+    def cut(path: Path, content: bytes) -> int:
+        if not path.name.startswith("reference."):
+            return write(path, content)
+        write(path, content[: len(content) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_bytes", cut)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe, run)
+    folder = Machine(recipe, inputs_of("train", recipe, run, 0), run, 0).folder
+    assert (folder / "pairs.jsonl").exists()
+    assert not (folder / "reference.safetensors").exists()
 
 
 def test_masters_stand_for_the_newest_policy_alone(
