@@ -121,7 +121,9 @@ def test_whatever_the_leader_falls_over_no_other_call_waits_for_ever() -> None:
 
     def falls(key: int, output: str) -> None:
         leads.set()
-        time.sleep(0.05)
+        until = time.monotonic() + 60
+        while len(loop._calls) < 2 and time.monotonic() < until:  # till the other one waits
+            time.sleep(0.001)
         raise KeyError(key)
 
     with ThreadPoolExecutor(2) as pool:
