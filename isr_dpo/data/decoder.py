@@ -21,6 +21,7 @@ import numpy as np
 
 from isr_dpo.data.video import Decoded, Unreadable, decode
 from isr_dpo.errors import IsrDpoError
+from isr_dpo.orphans import die_with
 
 
 class Decoder:
@@ -71,7 +72,7 @@ class Decoder:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         with tempfile.TemporaryFile() as complaints:
             process = subprocess.Popen(  # noqa: S603 - our own module
-                [sys.executable, "-m", self._module],
+                [sys.executable, "-m", self._module, str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=complaints,
@@ -109,6 +110,7 @@ def serve() -> None:
     import av  # noqa: F401 - here, so that what is missing is said before the first request
     import decord  # noqa: F401
 
+    die_with(int(sys.argv[1]))  # also where a clip hangs it, and it reads no more requests
     out = os.fdopen(os.dup(1), "wb")
     out.write(b"ready\n")
     out.flush()

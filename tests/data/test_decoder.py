@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,17 @@ for line in sys.stdin:
         os._exit(3)
     print('{"reason": "stand-in"}', flush=True)
 """
+
+HANGING = """
+import time
+from types import SimpleNamespace
+logging = SimpleNamespace(QUIET=0, set_level=print)
+cpu = int
+def VideoReader(*_, **__):
+    open("hanging", "x").close()
+    time.sleep(600)
+"""
+"""In decord's place."""
 
 
 @pytest.fixture
@@ -83,16 +94,26 @@ def test_a_decoder_that_cannot_start_is_no_bad_video(tmp_path: Path, monkeypatch
         Decoder().decode(tmp_path / "any.mp4", frames=1)
 
 
-def test_a_killed_parent_leaves_no_decoder_behind() -> None:
-    code = "from isr_dpo.data.decoder import Decoder; d = Decoder(); p = d._start(); print(p.pid, flush=True); input()"
-    parent = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+@pytest.mark.parametrize("then", ["input()", "d.decode('clip.mp4', frames=1)"])
+def test_a_killed_parent_leaves_no_decoder_behind(then: str, tmp_path: Path) -> None:
+    (tmp_path / "decord.py").write_text(HANGING)
+    write_clip(tmp_path / "clip.mp4")
+    code = f"from isr_dpo.data.decoder import Decoder; d = Decoder(); p = d._process = d._start(); print(p.pid); {then}"
+    command = [sys.executable, "-u", "-c", code]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+    parent = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path, env=environment)
     assert parent.stdout is not None
     pid = int(parent.stdout.readline())
+    until(lambda: then == "input()" or (tmp_path / "hanging").exists(), "it does not decode")
     parent.kill()
     parent.communicate()
+    until(lambda: not _runs(pid), "the decoder outlives its parent")
+
+
+def until(condition: Callable[[], bool], otherwise: str) -> None:
     deadline = time.monotonic() + 120
-    while _runs(pid):
-        assert time.monotonic() < deadline, "the decoder outlives its parent"
+    while not condition():
+        assert time.monotonic() < deadline, otherwise
         time.sleep(0.05)
 
 
