@@ -11,7 +11,7 @@ from isr_dpo import layout, manifest
 from isr_dpo.config import Recipe
 from isr_dpo.digests import canonical_digest
 from isr_dpo.manifest import MANIFEST, Manifest, Origin
-from isr_dpo.stores import join
+from isr_dpo.stores import join, open_store
 from isr_dpo.stores.surveyed import Aged, Upload, aged, uploads
 
 WEIGHTS = ".safetensors"
@@ -139,7 +139,7 @@ class Survey:
         for index, made in self.policies.items():
             places |= set((cache / "train").glob(f"{job_key(self.run_uri, index - 1, made)}*"))
         for place in sorted(place for place in places if place.is_dir()):
-            size = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
+            size = sum(open_store(str(place)).list(str(place)).values())
             yield Removal("this machine's cache", str(place), size)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -63,7 +64,10 @@ def uploads(uri: str) -> list[Upload]:
         return s3.uploads(uri)
     from isr_dpo.stores.local import UNDONE, to_path
 
-    undone = [path for path in to_path(uri).rglob(f"{UNDONE}*") if not path.parent.name.startswith(UNDONE)]
+    undone = []
+    for folder, folders, files in os.walk(to_path(uri)):  # unlike rglob, whatever is deleted under our eyes
+        undone += [Path(folder, name) for name in [*folders, *files] if name.startswith(UNDONE)]
+        folders[:] = [name for name in folders if not name.startswith(UNDONE)]
     return [_undone(path) for path in sorted(undone)]
 
 
@@ -80,7 +84,7 @@ def abort(upload: Upload) -> None:
 
 
 def _undone(path: Path) -> Upload:
-    files = [path, *(path.rglob("*") if path.is_dir() else ())]
+    files = [path, *(Path(folder, name) for folder, folders, names in os.walk(path) for name in (*folders, *names))]
     states = []
     for file in files:
         with contextlib.suppress(FileNotFoundError):

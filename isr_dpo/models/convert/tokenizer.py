@@ -113,6 +113,8 @@ def _json(path: Path) -> dict[str, Any]:
 def _added(folder: Path, original: Any) -> list[str]:
     """Tokens after SentencePiece's own, in order."""
     pieces, named = original.get_piece_size(), _json(folder / ADDED)
+    if wrong := [token for token, place in named.items() if not isinstance(place, int) or place < 0]:
+        raise ModelError(f"{folder}/{ADDED}: puts {wrong[0]} at {named[wrong[0]]!r}, which is no token's number")
     beyond = {token: place for token, place in named.items() if place >= pieces}
     for token, place in named.items():
         if token not in beyond and original.id_to_piece(place) != token:

@@ -127,6 +127,16 @@ def test_tokens_added_to_the_sentencepiece_model_come_before_ours(tmp_path: Path
     (folder / "added_tokens.json").write_text(json.dumps({"<video>": 390}))
     with pytest.raises(ModelError, match="its vocabulary has <video> already"):
         convert.plan(folder)
+    (folder / "added_tokens.json").write_text(json.dumps({"[PAD]": "last"}))
+    with pytest.raises(ModelError, match=r"added_tokens\.json: puts \[PAD\] at 'last'"):
+        convert.plan(folder)
+
+
+@pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
+def test_what_others_have_put_at_a_destination_meanwhile_stands(run_uri: str) -> None:
+    with pytest.raises(ModelError, match="1 objects are there already"), destination.staged(run_uri):
+        write_bytes(f"{run_uri}/config.json", b"theirs")
+    assert list(open_store(run_uri).list(run_uri)) == ["config.json"]
 
 
 def test_the_original_layout_is_named_where_a_policy_is_wanted(source: Path) -> None:
