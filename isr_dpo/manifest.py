@@ -12,7 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from pathlib import Path
 
@@ -110,12 +110,16 @@ def content_digest(kind: str, files: Mapping[str, File]) -> str:
 
 
 def find(uri: str) -> Manifest | None:
-    """The manifest at directory `uri`, None where the output is not complete."""
+    """The manifest at directory `uri`, None where the output is not complete. That of a run which was copied or moved,
+    or is called by another path, names the place where its files lie now."""
     try:
         content = read_bytes(join(uri, MANIFEST))
     except Missing:
         return None
-    return Manifest.from_json(content.decode(errors="replace"), where=join(uri, MANIFEST))
+    manifest = Manifest.from_json(content.decode(errors="replace"), where=join(uri, MANIFEST))
+    if manifest.uri != uri and not manifest.files.keys().isdisjoint(open_store(uri).list(uri)):  # else an alias
+        return replace(manifest, uri=uri)
+    return manifest
 
 
 def files(manifest: Manifest, names: Collection[str] | None = None) -> Path:

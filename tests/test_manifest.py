@@ -274,6 +274,22 @@ def test_an_alias_stands_for_files_elsewhere(run_uri: str) -> None:
     assert (manifest.files(found) / "metrics.json").read_bytes() == b"{}"
 
 
+def test_a_moved_output_is_read_where_it_lies_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = finish("runs/a/out")
+    manifest.alias("runs/a/same", made)
+    (tmp_path / "runs" / "a" / "same").rename(tmp_path / "same")
+    (tmp_path / "runs" / "a").rename(tmp_path / "moved")
+    monkeypatch.chdir(tmp_path / "runs")
+    found = manifest.find(str(tmp_path / "moved" / "out"))
+    assert found is not None
+    assert found.digest == made.digest
+    assert (manifest.files(found) / "part-00000.jsonl").read_bytes() == b"one\n"
+    alias = manifest.find(str(tmp_path / "same"))
+    assert alias is not None
+    assert alias.uri == "runs/a/out", "an alias has no files of its own"
+
+
 def test_a_folder_is_put_with_what_lies_below(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     (folder / "processor").mkdir(parents=True)
