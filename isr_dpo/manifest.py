@@ -19,6 +19,7 @@ from pathlib import Path
 from isr_dpo import removed
 from isr_dpo.digests import canonical_digest, code_version, hash_file
 from isr_dpo.errors import CorruptOutput, DataError, StaleOutput
+from isr_dpo.scratch import scratch
 from isr_dpo.stores import Exists, Missing, join, open_store, read_bytes, write_bytes
 
 log = logging.getLogger(__name__)
@@ -142,22 +143,29 @@ def files(manifest: Manifest, names: Collection[str] | None = None) -> Path:
         return folder
     folder = cache_folder() / manifest.digest
     folder.mkdir(exist_ok=True)
-    store = open_store(manifest.uri)
-    for name, file in wanted.items():
-        path = folder / name
-        if path.is_file() and path.stat().st_size == file.size and hash_file(path) == file.sha256:
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            fetched = Path(scratch) / "object"
-            try:
-                store.get(join(manifest.uri, name), fetched)
-            except Missing as error:
-                removed.refuse(manifest.uri, name)
-                raise CorruptOutput(_damage(join(manifest.uri, name), "is missing")) from error
-            _check(fetched, file, join(manifest.uri, name))
-            os.replace(fetched, path)
+    left = {name: file for name, file in wanted.items() if not _is_whole(folder / name, file)}
+    if left:
+        _fetch(manifest.uri, left, folder)
     return folder
+
+
+def _is_whole(path: Path, file: File) -> bool:
+    return path.is_file() and path.stat().st_size == file.size and hash_file(path) == file.sha256
+
+
+def _fetch(uri: str, left: Mapping[str, File], folder: Path) -> None:
+    store = open_store(uri)
+    with scratch(folder) as unfinished:
+        for name, file in left.items():
+            fetched, path = unfinished / "object", folder / name
+            try:
+                store.get(join(uri, name), fetched)
+            except Missing as error:
+                removed.refuse(uri, name)
+                raise CorruptOutput(_damage(join(uri, name), "is missing")) from error
+            _check(fetched, file, join(uri, name))
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(fetched, path)
 
 
 def verify(manifest: Manifest) -> None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 from isr_dpo import manifest, removed
 from isr_dpo.config import Recipe
-from isr_dpo.digests import canonical_digest, code_version, hash_file
+from isr_dpo.digests import code_version, hash_file
 from isr_dpo.errors import ModelError
 from isr_dpo.manifest import File, Manifest, Origin, content_digest
 from isr_dpo.models.folder import check
+from isr_dpo.scratch import scratch
 from isr_dpo.stores import hub, join, open_store
 
 PARTS = (".json", ".safetensors", ".jinja", ".model", ".txt")
@@ -68,8 +68,7 @@ def _fetched(uri: str, standing: Manifest | None) -> Manifest:
     if "config.json" not in sizes:
         raise ModelError(f"model.start: {uri} has no {manifest.MANIFEST} of a finished run, nor a model's config.json")
     cache = manifest.cache_folder()
-    with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        folder = Path(scratch) / canonical_digest(uri)[:16]
+    with scratch(cache) as folder:
         for name in sizes:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             open_store(uri).get(join(uri, name), folder / name)

@@ -6,7 +6,6 @@ import contextlib
 import math
 import os
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from isr_dpo.manifest import cache_folder, local_folder
 from isr_dpo.models.convert.destination import free_bytes
 from isr_dpo.models.convert.source import CONFIG, KINDS, is_part
 from isr_dpo.progress import Progress
+from isr_dpo.scratch import scratch
 from isr_dpo.stores import Store, hub, join, open_store
 from isr_dpo.stores.surveyed import aged
 
@@ -72,11 +72,11 @@ def _fetch(store: Store, uri: str, sizes: dict[str, int], folder: Path) -> None:
             "free some space, or set ISR_DPO_CACHE to another disk"
         )
     progress = Progress(f"fetch {uri}", total >> 20, "MiB")
-    for name, size in sorted(wanted.items(), key=lambda item: item[1]):
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            store.get(join(uri, name), Path(scratch) / "object")
-            os.replace(Path(scratch) / "object", folder / name)
-        progress(size >> 20)
+    with scratch(folder) as unfinished:
+        for name, size in sorted(wanted.items(), key=lambda item: item[1]):
+            store.get(join(uri, name), unfinished / "object")
+            os.replace(unfinished / "object", folder / name)
+            progress(size >> 20)
 
 
 def _kept(uri: str, sizes: dict[str, int], folder: Path) -> set[str]:
