@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -166,6 +167,12 @@ def _fetch(uri: str, left: Mapping[str, File], folder: Path) -> None:
             _check(fetched, file, join(uri, name))
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(fetched, path)
+
+
+def drop_copy(manifest: Manifest) -> None:
+    """Removes this machine's copy of a remote output that nobody will ask `files` for again."""
+    if local_folder(manifest.uri) is None:
+        shutil.rmtree(cache_folder() / manifest.digest, ignore_errors=True)
 
 
 def verify(manifest: Manifest) -> None:

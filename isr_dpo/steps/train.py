@@ -113,6 +113,9 @@ class _Round:
         open_store(self._machine.checkpoints).delete(self._machine.checkpoints)
         for index in range(1, self._index + 1):
             uri = layout.masters(self._run_uri, index)
+            made = manifest.find(uri)
+            if made is not None:
+                manifest.drop_copy(made)
             open_store(uri).delete(uri)
 
     def _refuse_foreign_checkpoints(self) -> None:
