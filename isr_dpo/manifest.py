@@ -112,12 +112,16 @@ def content_digest(kind: str, files: Mapping[str, File]) -> str:
 
 
 def find(uri: str) -> Manifest | None:
-    """The manifest at directory `uri`, None where the output is not complete. That of a run which was copied or moved,
-    or is called by another path, names the place where its files lie now."""
+    """The manifest at directory `uri`, None where the output is not complete."""
     try:
-        content = read_bytes(join(uri, MANIFEST))
+        return parsed(read_bytes(join(uri, MANIFEST)), uri)
     except Missing:
         return None
+
+
+def parsed(content: bytes, uri: str) -> Manifest:
+    """The manifest that stands at directory `uri` as `content`. That of a run which was copied or moved, or is called
+    by another path, names the place where its files lie now."""
     manifest = Manifest.from_json(content.decode(errors="replace"), where=join(uri, MANIFEST))
     if manifest.uri != uri and not manifest.files.keys().isdisjoint(open_store(uri).list(uri)):  # else an alias
         return replace(manifest, uri=uri)

@@ -15,7 +15,7 @@ from isr_dpo.digests import canonical_digest, code_version
 from isr_dpo.errors import CorruptOutput
 from isr_dpo.manifest import File, Manifest, Origin, Output
 from isr_dpo.records import Question, Row, TestRow, read_files
-from isr_dpo.stores import join
+from isr_dpo.stores import Missing, join, read_bytes
 
 METRICS = "metrics.json"
 Inputs = Mapping[str, Manifest]
@@ -102,7 +102,9 @@ def frame_store(run_uri: str, dataset: Manifest) -> FrameStore:
 
 def bundle(kind: str, step: str, uri: str, members: Mapping[str, Manifest]) -> Manifest:
     """One manifest for several directories below `uri`: its files are their manifests. It travels, it is not stored."""
-    contents = {join(name, manifest.MANIFEST): made.to_json().encode() for name, made in sorted(members.items())}
+    contents = {
+        join(name, manifest.MANIFEST): _content(join(uri, name), made) for name, made in sorted(members.items())
+    }
     files = {name: File(len(content), hashlib.sha256(content).hexdigest()) for name, content in contents.items()}
     return Manifest(
         kind=kind,
@@ -119,10 +121,18 @@ def bundle(kind: str, step: str, uri: str, members: Mapping[str, Manifest]) -> M
     )
 
 
+def _content(uri: str, made: Manifest) -> bytes:
+    """As it stands: that of a moved run names its old place. One of a share does not stand yet."""
+    try:
+        return read_bytes(join(uri, manifest.MANIFEST))
+    except Missing:
+        return made.to_json().encode()
+
+
 def members(made: Manifest) -> dict[str, Manifest]:
     """The manifests of a bundle by directory name, verified."""
     folder = manifest.files(made)
+    names = [name.removesuffix("/" + manifest.MANIFEST) for name in made.files]
     return {
-        name.removesuffix("/" + manifest.MANIFEST): Manifest.from_json((folder / name).read_text("utf-8"), where=name)
-        for name in made.files
+        name: manifest.parsed((folder / name / manifest.MANIFEST).read_bytes(), join(made.uri, name)) for name in names
     }
