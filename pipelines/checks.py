@@ -19,7 +19,7 @@ from isr_dpo.errors import IsrDpoError, RecipeError
 from isr_dpo.mlflow_client import sqlite_file
 from pipelines.kfp_api import KfpApi
 from pipelines.package import check_parameters
-from pipelines.placed import uses_gpu
+from pipelines.placed import is_spare, uses_gpu
 from pipelines.placement import NO_DIGEST, Placement, Step, amount
 
 SAMPLE = 8
@@ -210,7 +210,7 @@ def _in_cluster(recipe: Recipe, place: Placement, steps: dict[str, Step], cluste
     secrets: dict[str, set[str]] = {}
     for name, step in steps.items():
         for secret, keys in place.secrets_of(step).items():
-            if name != "evaluate" or recipe.evaluate.grader == "openai" or secret not in step.secrets:
+            if not is_spare(recipe, name, step, secret):
                 secrets.setdefault(secret, set()).update(keys)
     for secret, wanted in sorted(secrets.items()):
         yield functools.partial(survey.check_secret, cluster, secret, wanted)

@@ -73,9 +73,8 @@ class Placed:
         kubernetes.set_security_context(task, run_as_user=user, run_as_group=user, run_as_non_root=True)
         for key, value in {**placement.env, IMAGE: image, PLACEMENT: placement.name}.items():
             task.set_env_variable(key, value)
-        ungraded = name == "evaluate" and self._recipe.evaluate.grader != "openai"
         for secret, keys in placement.secrets_of(step).items():
-            spare = ungraded and secret in step.secrets  # a pod whose Secret is not there never starts
+            spare = is_spare(self._recipe, name, step, secret)  # a pod without a Secret that it must have never starts
             kubernetes.use_secret_as_env(task, secret, {key: key for key in keys}, optional=spare)
         if placement.cache_claim:
             kubernetes.mount_pvc(task, placement.cache_claim, "/cache")
@@ -114,6 +113,11 @@ class Placed:
         if retries:
             window = f"{60 * minutes * (retries + 1)}s"
             task.set_retry(retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration=window)
+
+
+def is_spare(recipe: Recipe, name: str, step: Step, secret: str) -> bool:
+    """Whether the task `name` of `recipe` never reads this Secret: evaluate's own, where no grader is asked."""
+    return name == "evaluate" and recipe.evaluate.grader != "openai" and secret in step.secrets
 
 
 def uses_gpu(recipe: Recipe, step: str) -> bool:
