@@ -24,7 +24,7 @@ from isr_dpo.progress import EVERY_SECONDS
 from isr_dpo.records import Preference
 from isr_dpo.steps.common import METRICS, Inputs, StepResult, begin, metrics_of, origin, reused
 from isr_dpo.steps.train_machine import Machine, pairs
-from isr_dpo.stores import join, open_store
+from isr_dpo.stores import join, open_store, write_bytes
 from isr_dpo.titles import title
 
 if TYPE_CHECKING:
@@ -135,9 +135,7 @@ class _Round:
 
         path = self._machine.folder / reference.NAME
         if reference.NAME in training.done and not path.exists():
-            unfinished = path.with_suffix(".fetched")
-            unfinished.write_bytes(training.read(reference.NAME))
-            unfinished.replace(path)  # a kill must leave no half of it
+            write_bytes(str(path), training.read(reference.NAME))  # whole or not at all, unlike Path's
         newest = max(self._machine.local_checkpoints(), default="")
         for uri, made in list(self._machine.stored_checkpoints().items())[-1:]:
             if uri.rpartition("/")[2] > newest:

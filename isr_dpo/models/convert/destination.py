@@ -141,7 +141,7 @@ def _rename(staging: Path, folder: Path) -> None:
 
 def _upload(folder: Path, destination: str) -> None:
     """A marker first, config.json last: until then nobody takes it for a model."""
-    check_free(destination)  # still
+    check_free(destination)  # again: a conversion takes minutes
     store = open_store(destination)
     left = store.list(destination)
     if left:
