@@ -111,7 +111,7 @@ def _put(source: BinaryIO, target: Path, *, if_absent: bool) -> None:
 
 def _try_put(source: BinaryIO, target: Path, *, if_absent: bool) -> None:
     undone = target.with_name(UNDONE + secrets.token_hex(8))  # same folder, hence same file system
-    undone.parent.mkdir(parents=True, exist_ok=True)
+    _make_folder(target.parent)
     source.seek(0)
     try:
         with undone.open("xb") as copy:
@@ -126,6 +126,16 @@ def _try_put(source: BinaryIO, target: Path, *, if_absent: bool) -> None:
     finally:
         with contextlib.suppress(OSError):  # renamed, or never made
             undone.unlink()
+
+
+def _make_folder(folder: Path) -> None:
+    """Raises FileNotFoundError where another process deletes it just now, which mkdir reports as FileExistsError: it
+    stood when it was to be made, and no longer when mkdir looked what it is."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        code = errno.ENOTDIR if folder.is_file() else errno.ENOENT
+        raise OSError(code, os.strerror(code), str(folder)) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -108,8 +108,27 @@ def test_a_full_disk_on_the_reader_s_side_is_named(tmp_path: Path) -> None:
 
 def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(StoreError, match=r"run/out/object: .*--run-uri"):
+    with pytest.raises(StoreError, match=r"run/out/object: lies below a file.*--run-uri"):
         write_bytes(join(str(tmp_path / "run"), "out", "object"), b"x")
+    with pytest.raises(StoreError, match=r"run/object: lies below a file.*--run-uri"):
+        write_bytes(join(str(tmp_path / "run"), "object"), b"x")
+
+
+def test_a_put_survives_a_folder_that_goes_between_two_looks_at_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, folder = os.mkdir, tmp_path / "out"
+
+    def mkdir(path: Path, *mode: int) -> None:
+        make(path, *mode)
+        if Path(path) == folder:  # another made it first, and a third deleted it at once
+            monkeypatch.undo()
+            os.rmdir(path)
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    write_bytes(str(folder / "object"), b"x")
+    assert read_bytes(str(folder / "object")) == b"x"
 
 
 def test_a_put_survives_others_who_delete_its_folder(tmp_path: Path) -> None:
