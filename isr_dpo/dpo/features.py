@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from isr_dpo.errors import CorruptOutput
 from isr_dpo.models import Policy
+from isr_dpo.scratch import scratch
 
 log = logging.getLogger("isr_dpo")
 
@@ -36,7 +36,8 @@ class Features:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._unfinished = folder / "unfinished"  # apart: who puts looks through it, and there may be many videos
+        self._unfinished.mkdir(parents=True, exist_ok=True)
         self._full = False
 
     def get(self, video: str) -> dict[str, Tensor] | None:
@@ -63,8 +64,8 @@ class Features:
             log.warning("features: less than %d GiB free at %s; no more are kept", KEPT_FREE_BYTES >> 30, self._folder)
             self._full = True
             return
-        with tempfile.TemporaryDirectory(dir=self._folder) as scratch:
-            path = Path(scratch) / "features.safetensors"
+        with scratch(self._unfinished) as folder:
+            path = folder / "features.safetensors"
             save_file({name: value.detach().contiguous().cpu() for name, value in values.items()}, path)
             os.replace(path, self._path(video))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from isr_dpo.dpo.reference import Reference
 from isr_dpo.errors import CorruptOutput, DataError, StaleOutput
 from isr_dpo.models import Policy
 from isr_dpo.records import Preference
+from isr_dpo.scratch import YOUNG_SECONDS
 from tests.dpo.ordinary import MORE, TEMPLATE, both
 from tests.tiny import clip, make_policy
 
@@ -146,7 +149,7 @@ def test_the_tower_runs_once_a_video(folder: Path, tmp_path: Path) -> None:
 def test_a_damaged_feature_file_is_named_and_a_missing_one_is_made_again(policy: Policy, tmp_path: Path) -> None:
     features = Features(tmp_path)
     features.put("v0", {"features": torch.ones(2, 3)})
-    (path,) = tmp_path.iterdir()
+    (path,) = tmp_path.glob("*.safetensors")
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(CorruptOutput, match=r"features of video 'v0': .*delete the file and run again"):
         features.get("v0")
@@ -154,12 +157,36 @@ def test_a_damaged_feature_file_is_named_and_a_missing_one_is_made_again(policy:
     assert features.get("v0") is None
 
 
+def test_what_a_killed_process_left_of_features_goes_with_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from isr_dpo.dpo import features as module
+
+    def killed(_: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(module, "save_file", killed)
+        Features(tmp_path).put("v0", {"features": torch.ones(1)})
+    os.waitpid(child, 0)
+    (left,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    long_ago = time.time() - 2 * YOUNG_SECONDS
+    os.utime(left.parent, (long_ago, long_ago))
+    features = Features(tmp_path)
+    features.put("v0", {"features": torch.ones(1)})
+    (only,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert only != left
+    assert features.get("v0") is not None
+
+
 def test_features_stop_where_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from isr_dpo.dpo import features as module
 
     monkeypatch.setattr(module, "KEPT_FREE_BYTES", 2**62)
     Features(tmp_path).put("v0", {"features": torch.ones(1)})
-    assert list(tmp_path.iterdir()) == []
+    assert not any(path.is_file() for path in tmp_path.rglob("*"))
 
 
 def test_another_tower_has_another_digest(policy: Policy, folder: Path) -> None:
