@@ -22,7 +22,7 @@ def with_captions(rows: Iterable[Located[TestRow]]) -> list[Located[TestRow]]:
             raise DataError(
                 f"{located.where}: row {located.row.id!r} has no caption, nor has any other row about "
                 f"{located.row.video!r}; the caption protocol needs one: add it, or have the set graded without: "
-                "evaluate.protocols: {SET: official}"
+                "evaluate.protocols: {SET: official} in a recipe, --protocol official of isr-dpo score"
             )
     return [
         located

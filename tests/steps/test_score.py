@@ -63,6 +63,16 @@ def score(*arguments: str) -> int:
     return main(["score", *arguments])
 
 
+def test_a_test_file_without_captions_names_the_way_to_score_it_without(
+    predictions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = write(tmp_path / "tgif.qa.jsonl", [row(i) for i in range(5)])
+    arguments = (predictions, "--rows", rows, "--out", str(tmp_path / "out"))
+    assert score(*arguments) == DataError.exit_code
+    assert "--protocol official of isr-dpo score" in capsys.readouterr().err
+    assert score(*arguments, "--protocol", "official") == 0
+
+
 def test_a_prediction_file_of_others_is_scored_and_the_table_names_the_grader(
     rows: str, predictions: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
