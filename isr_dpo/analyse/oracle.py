@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from isr_dpo.analyse.asking import Bill, bill
 from isr_dpo.analyse.win_rate_protocol import Nearer, WinRateProtocol
 from isr_dpo.annotate.choices import ORACLE, Choice, Outcome
 from isr_dpo.annotate.sheet import Item, Side, rows_digest, sheet
+from isr_dpo.data import rows as row_files
 from isr_dpo.errors import DataError
 from isr_dpo.evaluate import Grader, Progress, Reply
 from isr_dpo.evaluate.protocol import Task
-from isr_dpo.records import Judged, Row, read_rows
+from isr_dpo.records import Judged, Row
 
 
 class Truth(Row):
@@ -83,16 +83,13 @@ def choose(
     return Told(tuple(choices), bill(replies))
 
 
-def read_truths(path: Path) -> dict[str, str]:
+def read_truths(uri: str) -> dict[str, str]:
     """The truths of a training file in the published schema, by row id.
 
     Raises:
         DataError: no such file, or a line without `id` or `answer`, with file and line.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file")
-    with path.open(encoding="utf-8") as lines:
-        return {row.id: row.answer for row in read_rows(lines, Truth, where=str(path))}
+    return {found.row.id: found.row.answer for found in row_files.read(uri, Truth, key="--truth")}
 
 
 def _tasks(item: Item, truth: str) -> tuple[Task, Task]:

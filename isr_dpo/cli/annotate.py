@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import getpass
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from isr_dpo.cli.options import Commands, count
@@ -41,7 +40,9 @@ def add(commands: Commands) -> None:
         help="no page: let the grader choose by the ground truth (without a value: the grader of RUN's recipe)",
     )
     annotate.add_argument(
-        "--truth", type=Path, metavar="TRAIN.jsonl", help="of an oracle: the training rows with their answers"
+        "--truth",
+        metavar="TRAIN.jsonl",
+        help="of an oracle: the training rows with their answers, a path or s3:// URI",
     )
     annotate.add_argument(
         "--evaluate", action="append", default=[], metavar="KEY=VALUE", help="of an oracle: any key of evaluate"

@@ -19,7 +19,7 @@ from isr_dpo.data.world import draw
 from isr_dpo.records import to_jsonl
 from isr_dpo.steps.execute import STEPS
 from isr_dpo.steps.inputs import inputs_of
-from isr_dpo.stores import write_bytes
+from isr_dpo.stores import join, write_bytes
 from tests.judged_run import judged_row, write
 from tests.loop import recipe_for
 from tests.tiny import make_policy
@@ -57,7 +57,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, world: Path) -> tuple[str, st
     return made[0], made[1]
 
 
-def oracle(uri: str, truth: Path, *more: str) -> list[str]:
+def oracle(uri: str, truth: Path | str, *more: str) -> list[str]:
     return ["annotate", uri, "--round", "1", "--oracle", "rules", "--truth", str(truth), *more]
 
 
@@ -66,19 +66,23 @@ def result(uri: str) -> Agreement:
     return from_json(Agreement, place.read_bytes(), where=str(place))
 
 
-def test_the_oracle_chooses_the_right_answer(tmp_path: Path, world: Path) -> None:
-    """Against the world's own facts: an answer that is right beats one that is wrong, in either place."""
+@pytest.mark.parametrize("run_uri", ["local", "moto"], indirect=True)
+def test_the_oracle_chooses_the_right_answer(tmp_path: Path, world: Path, run_uri: str) -> None:
+    """Against the world's own facts, wherever they lie: an answer that is right beats one that is wrong, in either
+    place."""
+    truths = join(run_uri, "train.jsonl")
+    write_bytes(truths, (world / "train.jsonl").read_bytes())
     rows = [json.loads(line) for line in (world / "train.jsonl").read_text().splitlines()]
     judged = []
     for number, row in enumerate(rows):
         wrong = row["rejected"] if row.get("rejected") else "the object is a teapot ."
         answers = (row["answer"], wrong) if number % 2 else (wrong, row["answer"])
         judged.append(judged_row(0, id=row["id"], video=row["video"], prompt=row["prompt"], responses=answers))
-    run = str(tmp_path / "run")
+    run = str(tmp_path / "judged")
     write(run, judged)
     recipe = recipe_for(tmp_path, world, "sqlite:///x.db")
     write_bytes(layout.run_file(run), json.dumps({"recipe": recipe.model_dump(mode="json")}).encode())
-    assert main(oracle(run, world / "train.jsonl")) == 0
+    assert main(oracle(run, truths)) == 0
     chosen = read_all(run, 1)["oracle:rule-based"]
     assert len(chosen) == len(rows)
     by_id = {row.id: row for row in judged}
@@ -169,7 +173,7 @@ def test_wrong_input_is_one_line(
         (oracle(none, short, "--port", "1"), 2, "--port: not with --oracle"),
         (oracle(none, short), 3, "have no ground truth, the first is"),
         (oracle(none, broken), 3, "broken.jsonl:1: not a Truth row: answer"),
-        (oracle(none, tmp_path / "nowhere"), 3, "nowhere: no such file"),
+        (oracle(none, tmp_path / "nowhere"), 3, f"--truth: there is no {tmp_path}/nowhere"),
         (oracle(none, short, "--evaluate", "modle=x"), 2, "modle"),
         (["analyse", "agreement", none, "--round", "9"], 3, "round 9 is not judged"),
         (["analyse", "agreement", unlabelled, "--round", "1"], 3, "nobody has labelled round 1"),
