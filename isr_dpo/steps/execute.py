@@ -121,7 +121,7 @@ def execute(
             result = run_share(name, parsed, given, run_uri, index, Share(share, parsed.engine.pods), run_id=run_id)
         else:
             work = _launched(pods, run_id) if pods else None
-            result = run_step(name, parsed, given, run_uri, index, run_id=run_id, work=work)
+            result = run_step(name, parsed, given, run_uri, index, run_id=run_id, work=work, timed=work is None)
     made = result.manifest
     Path(output.path).parent.mkdir(parents=True, exist_ok=True)
     Path(output.path).write_text(result.page or made.to_json(), encoding="utf-8")
@@ -145,9 +145,11 @@ def run_step(
     *,
     run_id: str | None = None,
     work: Step | None = None,
+    timed: bool = True,
 ) -> StepResult:
     """Runs one step, tracks it in MLflow, and records a failure in <run>/failed.json. Without `run_id` each call is an
-    attempt of its own. `work`: what does the step, where it is not `STEPS[name]` as it stands.
+    attempt of its own. `work`: what does the step, where it is not `STEPS[name]` as it stands. `timed`: nobody else
+    records the time that it takes.
 
     Raises:
         IsrDpoError: the step's; a permanent one of the same run attempt is raised again without trying.
@@ -157,7 +159,8 @@ def run_step(
     log.info("%s", title(name, index))
     started = time.time()
     try:
-        result = _timed(lambda: (work or STEPS[name])(recipe, inputs, run_uri, index), run_uri, name, index)
+        do = functools.partial(work or STEPS[name], recipe, inputs, run_uri, index)
+        result = _timed(do, run_uri, name, index) if timed else do()
         _track(name, recipe, result, run_uri, index, run_id=run_id, started=started)
     except BaseException as error:
         _record_failure(error, name, recipe, index, run_uri, run_id)

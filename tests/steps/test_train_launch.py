@@ -78,7 +78,7 @@ def launch(recipe: Recipe, run: str, index: int = 0) -> StepResult:
     work = functools.partial(train_launch, run_id=RUN_ID, pods=PODS)
     inputs = inputs_of("train", recipe, run, index)
     with owner(run, RUN_ID):
-        return run_step("train", recipe, inputs, run, index, run_id=RUN_ID, work=work)
+        return run_step("train", recipe, inputs, run, index, run_id=RUN_ID, work=work, timed=False)
 
 
 def launched(pool: ThreadPoolExecutor, recipe: Recipe, run: str, index: int = 0) -> Future[StepResult]:
@@ -213,6 +213,15 @@ class Artifact:
         self.metadata[metric] = value
 
 
+def component(recipe: Recipe, run: str, folder: Path) -> None:
+    inputs = {}
+    for name, made in inputs_of("train", recipe, run, 0).items():
+        inputs[name] = Artifact(folder / name)
+        Path(inputs[name].path).write_text(made.to_json())
+    out = Artifact(folder / "out")
+    execute("train", recipe.canonical(), run, RUN_ID, 0, inputs, out, out, pods=PODS.to_json())
+
+
 def test_the_component_names_its_pods_in_json(
     server: KubeServer, recipe: Recipe, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,10 +233,21 @@ def test_the_component_names_its_pods_in_json(
         return StepResult(inputs["policy"], {}, reused=True)
 
     monkeypatch.setattr(sys.modules["isr_dpo.steps.execute"], "train_launch", launched_with)
-    inputs = {}
-    for name, made in inputs_of("train", recipe, run, 0).items():
-        inputs[name] = Artifact(tmp_path / name)
-        Path(inputs[name].path).write_text(made.to_json())
-    out = Artifact(tmp_path / "out")
-    execute("train", recipe.canonical(), run, RUN_ID, 0, inputs, out, out, pods=PODS.to_json())
+    component(recipe, run, tmp_path)
     assert given == [PODS]
+
+
+def test_the_time_of_a_failed_attempt_is_recorded_by_node_0_alone(
+    recipe: Recipe, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any) -> StepResult:
+        raise OutsideError("node 1 of 2 is gone")
+
+    def launched_with(recipe: Recipe, inputs: Any, run_uri: str, index: int, *, run_id: str, pods: Pods) -> StepResult:
+        return run_step("train", recipe, inputs, run_uri, index, run_id=run_id, work=fails)  # as node 0 does
+
+    monkeypatch.setattr(sys.modules["isr_dpo.steps.execute"], "train_launch", launched_with)
+    with pytest.raises(OutsideError, match="node 1 of 2 is gone"):
+        component(recipe, run, tmp_path)
+    (attempt,) = json.loads(read_bytes(layout.time(run, "train", 0)))["attempts"]
+    assert attempt["ended"] == "OutsideError"
