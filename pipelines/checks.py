@@ -63,7 +63,7 @@ def _checks(
     yield api.check
     yield lambda: None if api.experiment(experiment) else f"experiment {experiment} is new: it is created with the run"
     yield lambda: _another_run(recipe, run_uri)
-    yield lambda: _going_on(recipe, run_uri, api, experiment)
+    yield lambda: _going_on(recipe, run_uri, api)
     yield from (functools.partial(_probed, probe) for probe in preflight.outside(recipe, run_uri))
     yield lambda: _sampled(recipe)
     yield lambda: _grader(recipe)
@@ -124,9 +124,9 @@ def _another_run(recipe: Recipe, run_uri: str) -> None:
     preflight.check_changes(recipe, run_uri)
 
 
-def _going_on(recipe: Recipe, run_uri: str, api: KfpApi, experiment: str) -> str | None:
+def _going_on(recipe: Recipe, run_uri: str, api: KfpApi) -> str | None:
     """A run of this very recipe is found again; another one on the URI would keep this one out."""
-    for name, run_id in api.live_at(run_uri, experiment).items():
+    for name, run_id in api.live_at(run_uri).items():
         if name != run_name(recipe, run_uri):
             raise RecipeError(
                 f"{run_uri}: {name} goes on there ({api.link(run_id)}): wait for it, stop it, or another --run-uri"

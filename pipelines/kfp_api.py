@@ -6,7 +6,7 @@ import io
 import json
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,34 +41,33 @@ class KfpApi:
         found = self.asked(
             f"look for experiment {name}",
             lambda: self._client._experiment_api.experiment_service_list_experiments(
-                filter=_named(name), **({"namespace": self.namespace} if self.namespace else {})
+                filter=_filter(_named(name)), **({"namespace": self.namespace} if self.namespace else {})
             ),
         )
         return str(found.experiments[0].experiment_id) if found.experiments else None
 
-    def live_run(self, name: str, experiment_id: str) -> str | None:
+    def live_run(self, name: str) -> str | None:
         """The id of a run of this name that has not ended."""
-        found = self.asked(
-            f"look for run {name}",
-            lambda: self._client.list_runs(experiment_id=experiment_id, filter=_named(name), page_size=100),
-        )
-        return next((str(run.run_id) for run in found.runs or [] if run.state in LIVE), None)
+        return next((str(run.run_id) for run in self._live(_named(name))), None)
 
-    def live_at(self, run_uri: str, experiment: str) -> dict[str, str]:
-        """Runs of an experiment that go on at `run_uri`, id by name: of the hundred newest."""
-        known = self.experiment(experiment)
-        if known is None:
-            return {}
-        found = self.asked(
-            "list runs",
-            lambda: self._client.list_runs(experiment_id=known, sort_by="created_at desc", page_size=100),
-        )
+    def live_at(self, run_uri: str) -> dict[str, str]:
+        """Runs that go on at `run_uri`, id by name."""
         return {
             str(run.display_name): str(run.run_id)
-            for run in found.runs or []
-            if run.state in LIVE
-            and ((run.runtime_config and run.runtime_config.parameters) or {}).get("run_uri") == run_uri
+            for run in self._live()
+            if ((run.runtime_config and run.runtime_config.parameters) or {}).get("run_uri") == run_uri
         }
+
+    def _live(self, *predicates: Mapping[str, Any]) -> Iterator[Any]:
+        """Runs that have not ended, of all experiments. The server picks them: those that have ended cost nothing."""
+        alive = {"operation": "IN", "key": "state", "stringValues": {"values": LIVE}}
+        asked = {"filter": _filter(alive, *predicates)}
+        while asked:
+            page = functools.partial(self._client.list_runs, page_size=100, namespace=self.namespace, **asked)
+            found = self.asked("list runs", page)
+            yield from found.runs or []
+            # alone: the token holds the filter, and KFP takes no IN beside it for the same
+            asked = {"page_token": found.next_page_token} if found.next_page_token else {}
 
     def create_run(
         self,
@@ -82,8 +81,7 @@ class KfpApi:
     ) -> str:
         """The id of a run of the package: the one that goes on under this name, or else a new one. A second submission
         of the same run starts nothing, nor does one whose answer was lost on the way."""
-        known = self.experiment(experiment)
-        if known is not None and (there := self.live_run(name, known)):
+        if there := self.live_run(name):
             return there
         try:
             made = self.asked(
@@ -99,8 +97,7 @@ class KfpApi:
                 ),
             )
         except OutsideError as error:
-            known = self.experiment(experiment) if error.retry else None
-            if known is None or not (there := self.live_run(name, known)):
+            if not error.retry or not (there := self.live_run(name)):
                 raise
             return there
         return str(made.run_id)
@@ -168,5 +165,9 @@ def _message(error: Any) -> str:
         return str(error.reason or error.status)
 
 
-def _named(name: str) -> str:
-    return json.dumps({"predicates": [{"operation": "EQUALS", "key": "display_name", "stringValue": name}]})
+def _named(name: str) -> dict[str, str]:
+    return {"operation": "EQUALS", "key": "display_name", "stringValue": name}
+
+
+def _filter(*predicates: Mapping[str, Any]) -> str:
+    return json.dumps({"predicates": predicates})

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +76,27 @@ def test_a_changed_recipe_waits_for_the_run_that_goes_on_at_its_uri(here: Scene,
     here.kfp.tell(0, "CANCELED", {})
     assert main(here.command("--set", "train.beta=0.2")) == 0
     assert len(here.kfp.runs) == 2
+
+
+def test_a_run_that_goes_on_is_found_among_many_and_in_another_experiment(here: Scene, capsys: Printed) -> None:
+    assert main(here.command("--experiment", "another")) == 0
+    (ours,) = here.kfp.runs
+    others = [_elsewhere(ours, number, "SUCCEEDED" if number < 500 else "RUNNING") for number in range(620)]
+    here.kfp.runs[:0] = others
+    here.kfp.asked.clear()
+    assert main(here.command("--set", "train.beta=0.2")) == RecipeError.exit_code
+    assert f"goes on there ({here.kfp.url}/#/runs/details/{ours['run_id']})" in capsys.readouterr().err
+    pages = [asked for asked in here.kfp.asked if asked.path.endswith("/runs") and asked.query["page_size"] != "1"]
+    assert len(pages) == 2, "121 go on; the 500 that have ended are not asked for"
+    assert main(here.command()) == 0
+    assert ours["run_id"] in capsys.readouterr().out
+    assert here.kfp.runs == [*others, ours]
+
+
+def _elsewhere(run: dict[str, Any], number: int, state: str) -> dict[str, Any]:
+    """A run of another name at another URI."""
+    runtime = {"parameters": {"run_uri": f"s3://elsewhere/{number}"}}
+    return {**run, "run_id": f"n{number}", "display_name": f"n{number}", "state": state, "runtime_config": runtime}
 
 
 def test_kubeflows_own_command_creates_a_run_of_a_compiled_package(here: Scene, tmp_path: Path) -> None:

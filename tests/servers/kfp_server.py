@@ -84,7 +84,7 @@ class KfpServer:
             return self.experiments[-1]
         if path == "/runs":
             if asked.method == "GET":
-                return {"runs": [_shown(run) for run in _selected(self.runs, asked.query)]}
+                return _page(self.runs, asked.query)
             return self._run(_parsed(json.loads(body), "V2beta1Run"))
         found = [run for run in self.runs if path == f"/runs/{run['run_id']}"]
         if asked.method != "GET" or not found:
@@ -149,15 +149,28 @@ def _shown(run: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in run.items() if key != "pipeline_spec"}
 
 
-def _selected(items: list[dict[str, Any]], query: Mapping[str, str]) -> list[dict[str, Any]]:
+def _page(runs: list[dict[str, Any]], query: Mapping[str, str]) -> dict[str, Any]:
+    """20 runs, or page_size, 200 at most. A token holds its list's filter, so it stands alone: with an IN in it, KFP's
+    server finds even the same filter to be another one."""
+    token, size = query.get("page_token"), min(int(query.get("page_size") or 20), 200)
+    if token and (query.get("filter") or query.get("sort_by")):
+        raise Refused(400, "page token does not match the supplied sort by and/or filtering criteria")
+    start, wanted = json.loads(token) if token else (0, query.get("filter"))
+    found = _selected(runs, {**query, "filter": wanted})
+    more = {"next_page_token": json.dumps([start + size, wanted])} if start + size < len(found) else {}
+    return {"runs": [_shown(run) for run in found[start : start + size]], "total_size": len(found), **more}
+
+
+def _selected(items: list[dict[str, Any]], query: Mapping[str, Any]) -> list[dict[str, Any]]:
     wanted = {}
     for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
-        assert predicate["operation"] in ("EQUALS", 1)  # of the enumeration: by name, or as KFP's client has it
-        wanted[predicate["key"]] = predicate["stringValue"]
+        equals = predicate["operation"] in ("EQUALS", 1)  # of the enumeration: by name, or as KFP's client has it
+        assert equals or predicate["operation"] == "IN"
+        wanted[predicate["key"]] = [predicate["stringValue"]] if equals else predicate["stringValues"]["values"]
     for key in ("experiment_id", "namespace"):
         if query.get(key) and any(key in item for item in items):
-            wanted[key] = query[key]
-    return [item for item in items if all(item.get(key) == value for key, value in wanted.items())]
+            wanted[key] = [query[key]]
+    return [item for item in items if all(item.get(key) in values for key, values in wanted.items())]
 
 
 def _handler(server: KfpServer) -> type[BaseHTTPRequestHandler]:
