@@ -154,6 +154,13 @@ def files(manifest: Manifest, names: Collection[str] | None = None) -> Path:
     return folder
 
 
+def fetch(manifest: Manifest, folder: Path) -> None:
+    """Writes the manifest's files, every one verified by its SHA-256, into a new folder: for what need not stand in the
+    cache as well. Raises as `files` does."""
+    folder.mkdir(parents=True)
+    _fetch(manifest.uri, manifest.files, folder)
+
+
 def _is_whole(path: Path, file: File) -> bool:
     return path.is_file() and path.stat().st_size == file.size and hash_file(path) == file.sha256
 

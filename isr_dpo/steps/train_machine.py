@@ -71,7 +71,7 @@ class Machine:
         target = self.folder / checkpoint.FOLDER / uri.rpartition("/")[2]
         unfinished = target.with_name(f"{target.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        shutil.copytree(manifest.files(made), unfinished, ignore=shutil.ignore_patterns(manifest.MANIFEST))
+        manifest.fetch(made, unfinished)
         unfinished.rename(target)
 
     def match(self, *, checkpoint: str | None, reference: bool) -> None:

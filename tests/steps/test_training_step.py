@@ -14,11 +14,11 @@ import pytest
 
 from isr_dpo import layout, manifest
 from isr_dpo.config import Recipe
-from isr_dpo.errors import DataError, StaleOutput
+from isr_dpo.errors import CorruptOutput, DataError, StaleOutput
 from isr_dpo.steps import run_step
 from isr_dpo.steps.inputs import inputs_of
 from isr_dpo.steps.train_machine import Machine
-from isr_dpo.stores import open_store, read_bytes, surveyed
+from isr_dpo.stores import open_store, read_bytes, surveyed, write_bytes
 from tests.loop import recipe_for, run_loop
 
 PROGRAM = """
@@ -184,6 +184,31 @@ def test_a_reference_is_fetched_whole_or_not_at_all(
     folder = Machine(recipe, inputs_of("train", recipe, run, 0), run, 0).folder
     assert (folder / "pairs.jsonl").exists()
     assert not (folder / "reference.safetensors").exists()
+
+
+@pytest.mark.parametrize("run_uri", ["local", "moto"], indirect=True)
+def test_a_checkpoint_is_fetched_whole_or_not_at_all_and_takes_its_room_once(
+    recipe: Recipe, run_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ISR_DPO_CACHE", str(tmp_path / "cache"))
+    machine = Machine(recipe, {}, run_uri, 0)
+    uri = f"{machine.checkpoints}/step-000003"
+    output = manifest.begin(uri, manifest.Origin("checkpoint", "train", {}, "", ""))
+    assert isinstance(output, manifest.Output)
+    files = {"masters-00-00001.safetensors": b"weights", "state.json": b"{}"}
+    for name, content in files.items():
+        output.write(name, content)
+    made = output.seal(rows=0, deterministic=True)
+    write_bytes(f"{uri}/state.json", b"[]")
+    with pytest.raises(CorruptOutput, match=r"state.json was altered"):
+        machine.fetch_checkpoint(uri, made)
+    assert machine.local_checkpoints() == []
+    write_bytes(f"{uri}/state.json", b"{}")
+    machine.fetch_checkpoint(uri, made)
+    assert machine.local_checkpoints() == ["step-000003"]
+    standing = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    assert {path.name: path.read_bytes() for path in standing} == files
+    assert len(standing) == len(files)
 
 
 @pytest.mark.parametrize("run_uri", ["local", "moto"], indirect=True)
