@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from isr_dpo import prompts
 from isr_dpo.errors import RecipeError
+from isr_dpo.stores import join, write_bytes
 
 
 @pytest.mark.parametrize("name", ["lmm", "world"])
@@ -40,6 +41,15 @@ def test_changing_a_template_changes_the_digest(tmp_path: Path) -> None:
     assert prompts.load(str(tmp_path)).digest == prompts.load("lmm").digest
     (tmp_path / "answer.txt").write_text("source: mine\n---\nQ: {question}")
     assert prompts.load(str(tmp_path)).digest != prompts.load("lmm").digest
+
+
+@pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
+def test_a_set_of_the_users_may_lie_in_a_bucket(run_uri: str) -> None:
+    with pytest.raises(RecipeError, match=r"has no answer\.txt"):
+        prompts.load(run_uri)
+    for file in (Path(prompts.__file__).parent / "lmm").glob("*.txt"):
+        write_bytes(join(run_uri, file.name), file.read_bytes())
+    assert prompts.load(run_uri) == prompts.load("lmm")
 
 
 def test_values_are_never_expanded_again() -> None:

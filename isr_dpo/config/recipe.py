@@ -179,7 +179,7 @@ class Recipe(Section):
     """Policies trained [P]: policy-01 by seed DPO, the rest by self-retrospective rounds. 0: a benchmark, which trains
     nothing and evaluates model.start on all sets as policy-00."""
     prompts: str = "lmm"
-    """A packaged prompt set, or a folder path."""
+    """A packaged prompt set, or a folder of the user's: a path with a `/`, or an s3:// URI."""
     max_gpu_hours: Annotated[float, Field(gt=0)] | None = None
     """GPU-hours, allocated, above whose estimate a run is refused before it is submitted; none: no limit."""
     model: Model = Model()

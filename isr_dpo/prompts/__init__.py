@@ -12,12 +12,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from importlib.resources.abc import Traversable
-from pathlib import Path
 
 import yaml
 
 from isr_dpo.errors import RecipeError
+from isr_dpo.stores import Missing, join, read_bytes
 
 NAMES = ("answer", "describe", "refine", "judge", "judge_context")
 _FIELDS = {
@@ -87,30 +86,30 @@ def hostile(text: str) -> bool:
 
 
 def load(name: str) -> Prompts:
-    """The prompt set `name`: a folder of this package (`lmm`, `world`) or a path to one of the user's.
+    """The prompt set `name`: a folder of this package (`lmm`, `world`), or the path or s3:// URI of one of the user's.
 
     Raises:
         RecipeError: no such set, a template is missing, or a template's fields are not the ones it is given.
     """
-    root: Traversable = resources.files(__name__) / name
-    if "/" in name:
-        root = Path(name)
-    if not root.is_dir():
-        packaged = sorted(e.name for e in resources.files(__name__).iterdir() if e.is_dir() and e.name[0] not in "._")
+    packaged = sorted(e.name for e in resources.files(__name__).iterdir() if e.is_dir() and e.name[0] not in "._")
+    if "/" not in name and name not in packaged:
         raise RecipeError(
             f"prompts: {name!r} is neither a packaged set ({', '.join(packaged)}) nor a folder path with a '/'"
         )
-    files: Mapping[str, str] = {n: _read(root / f"{n}.txt", name) for n in NAMES}
+    root = name if "/" in name else str(resources.files(__name__) / name)
+    files: Mapping[str, str] = {n: _read(join(root, f"{n}.txt"), name) for n in NAMES}
     digest = hashlib.sha256("\0".join(f"{n}\0{t}" for n, t in sorted(files.items())).encode()).hexdigest()
     return Prompts(**{n: _parse(n, t) for n, t in files.items()}, digest=digest)
 
 
-def _read(file: Traversable, name: str) -> str:
-    if not file.is_file():
+def _read(uri: str, name: str) -> str:
+    try:
+        return read_bytes(uri).decode().replace("\r\n", "\n")
+    except Missing:
+        file = uri.rpartition("/")[2]
         raise RecipeError(
-            f"prompts: set {name!r} has no {file.name}; a set holds {', '.join(n + '.txt' for n in NAMES)}"
-        )
-    return file.read_text(encoding="utf-8")
+            f"prompts: set {name!r} has no {file}; a set holds {', '.join(n + '.txt' for n in NAMES)}"
+        ) from None
 
 
 def _parse(name: str, content: str) -> Template:
