@@ -105,12 +105,8 @@ def _images(place: Placement, steps: dict[str, Step]) -> None:
 
 def _remote(recipe: Recipe, run_uri: str) -> None:
     """What pods read and write lies where pods can reach it."""
-    data = recipe.data_read
-    named = {"--run-uri": run_uri, "model.start": recipe.model.start, "data.train": data.train}
-    named |= {"data.videos": data.videos, "evaluate.ledger": recipe.evaluate.ledger}
-    named |= {f"data.sets.{name}": uri for name, uri in data.sets.items()}
-    named |= {f"answer.predictions.{name}": uri for name, uri in recipe.answer.predictions.items()}
-    local = [f"{key} ({uri})" for key, uri in named.items() if uri and "://" not in uri and ":" not in uri]
+    named = {"--run-uri": run_uri, **recipe.places}
+    local = [f"{key} ({uri})" for key, uri in named.items() if ":" not in uri or uri.startswith("file:")]
     if local:
         raise RecipeError(f"no pod has this machine's files: {', '.join(local)}; bring them to s3:// and say so")
 

@@ -32,6 +32,20 @@ def test_defaults_are_the_papers_where_it_speaks() -> None:
     assert recipe.retrospect.context == "retrospective"
 
 
+def test_places_are_all_paths_and_uris_that_the_run_looks_at() -> None:
+    small = config.parse(SMALL, changes=["data.sets={dev: d.jsonl, test: t.qa.jsonl}", "evaluate.full_at=[]"])
+    assert small.places == {"model.start": "builtin:world", "data.train": "t.jsonl", "data.sets.dev": "d.jsonl"}
+    changes = ["iterations=0", "model={}", "data.videos=v", "prompts=./p", "evaluate.ledger=l"]
+    given = config.parse(SMALL, changes=[*changes, "answer={predictions: '{set}.jsonl'}"])
+    assert given.places == {
+        "prompts": "./p",
+        "data.sets.dev": "d.jsonl",
+        "data.videos": "v",
+        "answer.predictions.dev": "dev.jsonl",
+        "evaluate.ledger": "l",
+    }
+
+
 def test_an_unknown_key_is_named_with_the_accepted_ones() -> None:
     message = refused(SMALL + "train: {lr: 1.0e-4}\n")
     assert "unknown key 'train.lr'" in message

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from isr_dpo.config.section import Fraction, Name, Positive, Section
+from isr_dpo.config.section import PLACE, Fraction, Name, Positive, Section
 
 OFFICIAL_FILE = ".qa.official.jsonl"
 ProtocolName = Literal["caption", "official"]
@@ -17,7 +17,7 @@ class Answer(Section):
     """Greedy answers for evaluation."""
 
     max_new_tokens: Positive = 1024  # [C]
-    predictions: Mapping[Name, str] = Field(default_factory=dict)
+    predictions: Annotated[Mapping[Name, str], PLACE] = Field(default_factory=dict)
     """In a benchmark, by a system that is not run here: each set's prediction file in the published format, or the
     answers of another run (answers/policy-pp/<set>). One path with `{set}` in it stands for them all. No model is
     loaded and no video decoded then."""
@@ -72,7 +72,7 @@ class Evaluate(Section):
     """That bound; none: the protocol's own. What a model thinks counts, too."""
     reasoning_effort: str | None = None
     """Of models that think before they answer; none: not sent."""
-    ledger: str | None = None
+    ledger: Annotated[str | None, PLACE] = None
     """Where bought grades are kept, so that none is bought twice; none: `ledger` beside the run, shared by all runs of
     a folder."""
     max_requests: Annotated[int, Field(ge=0)] | None = None

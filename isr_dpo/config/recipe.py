@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from isr_dpo.config.engine import Engine
 from isr_dpo.config.evaluate import OFFICIAL_FILE, Answer, Evaluate, ProtocolName, by_set
-from isr_dpo.config.section import Fraction, Name, Positive, Section
+from isr_dpo.config.section import PLACE, Fraction, Name, Positive, Section
 
 
 class Model(Section):
     """The starting model and how it is held."""
 
-    start: str | None = None
+    start: Annotated[str | None, PLACE] = None
     """The SFT model, policy-00: a folder, an s3:// URI, `hf://organisation/name[@revision]` of a hub, or
     `builtin:world` (the demo world's own). A benchmark of a served model or of prediction files needs none; a served
     model's frames are then not resized for any model."""
@@ -38,12 +38,12 @@ class Model(Section):
 class Data(Section):
     """Videos, training rows, evaluation sets. Paths are relative to the working directory, or s3:// URIs."""
 
-    train: str | None = None
+    train: Annotated[str | None, PLACE] = None
     """JSONL in LLaVA-Hound's flat schema: id, video, prompt; chosen and rejected where a row is a seed preference. A
     benchmark reads none."""
-    sets: Mapping[Name, str] = Field(default_factory=dict)
+    sets: Annotated[Mapping[Name, str], PLACE] = Field(default_factory=dict)
     """Evaluation sets by name: `<name>.qa.jsonl` files with captions, `<name>.qa.official.jsonl` without."""
-    videos: str | None = None
+    videos: Annotated[str | None, PLACE] = None
     """Where the videos of all these files lie, by path or by clip id, as `isr-dpo data fetch` leaves them; none: each
     beside the JSONL file that names it. A video is a file, a folder of frames, or a tar of these."""
     frames: Annotated[int, Field(ge=1)] = 8
@@ -178,7 +178,7 @@ class Recipe(Section):
     iterations: Annotated[int, Field(ge=0, le=99)] = 9
     """Policies trained [P]: policy-01 by seed DPO, the rest by self-retrospective rounds. 0: a benchmark, which trains
     nothing and evaluates model.start on all sets as policy-00."""
-    prompts: str = "lmm"
+    prompts: Annotated[str, PLACE] = "lmm"
     """A packaged prompt set, or a folder of the user's: a path with a `/`, or an s3:// URI."""
     max_gpu_hours: Annotated[float, Field(gt=0)] | None = None
     """GPU-hours, allocated, above whose estimate a run is refused before it is submitted; none: no limit."""
@@ -275,6 +275,12 @@ class Recipe(Section):
         used = self.data.sets if self.evaluate.full_at else {self.evaluate.dev: self.data.sets[self.evaluate.dev]}
         return self.data.model_copy(update={"sets": used})
 
+    @property
+    def places(self) -> dict[str, str]:
+        """By dotted key, the paths and URIs of what this run reads and writes; a packaged prompt set has none."""
+        read = self.model_copy(update={"data": self.data_read})
+        return {key: uri for key, uri in _places(read) if uri is not None and (key != "prompts" or "/" in uri)}
+
     def protocol(self, set_name: str) -> ProtocolName:
         """How answers to a set are graded."""
         by_file: ProtocolName = "official" if self.data.sets[set_name].endswith(OFFICIAL_FILE) else "caption"
@@ -292,6 +298,15 @@ class Recipe(Section):
         """The values at dotted `keys`, `{"generate.temperature": 0.7, ...}`; a key of a section gives all in it."""
         flat = flatten(self.model_dump(mode="json"))
         return {k: v for k, v in flat.items() if any(k == key or k.startswith(key + ".") for key in keys)}
+
+
+def _places(section: Section, prefix: str = "") -> Iterator[tuple[str, str | None]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if PLACE in field.metadata:
+            yield from flatten({name: value}, prefix).items()
+        elif isinstance(value, Section):
+            yield from _places(value, f"{prefix}{name}.")
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

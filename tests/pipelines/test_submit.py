@@ -1,6 +1,8 @@
 """`python -m pipelines submit` with KFP's real client, against doubles of KFP and Kubernetes and a mock of S3."""
 
+import itertools
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,16 +11,17 @@ from typing import Any
 
 import pytest
 
-from isr_dpo import config, layout
+from isr_dpo import config, layout, prompts
 from isr_dpo.errors import GuardTripped, OutsideError, RecipeError
 from isr_dpo.preflight import claim
-from isr_dpo.stores import open_store, read_bytes, write_bytes
+from isr_dpo.stores import join, open_store, read_bytes, write_bytes
 from pipelines import follow
 from pipelines.__main__ import main
 from tests.pipelines.submitted import SLICES, VIDEOS, Scene, gpu_node, quota, scene
 from tests.servers.kube_objects import CORE
 
 pytestmark = pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
+PROMPTS = Path(prompts.__file__).parent
 Printed = pytest.CaptureFixture[str]
 
 
@@ -158,8 +161,27 @@ def test_a_packaged_placement_is_not_submitted_with_digests_of_zeros(here: Scene
 
 
 def test_files_of_this_machine_are_refused(here: Scene, capsys: Printed) -> None:
-    said = refusal(here, capsys, "--set", "data.sets={dev: dev.qa.jsonl}")
-    assert "no pod has this machine's files: data.sets.dev (dev.qa.jsonl)" in said
+    mine = here.recipe.parent / "prompts"
+    shutil.copytree(PROMPTS / "world", mine)
+    local = {
+        "prompts": str(mine),
+        "model.start": mine.as_uri(),
+        "data.train": "train.jsonl",
+        "data.sets.dev": "dev.qa.jsonl",
+        "data.videos": "videos",
+        "evaluate.ledger": "./ledger",
+    }
+    said = refusal(here, capsys, *itertools.chain(*(("--set", f"{key}={value}") for key, value in local.items())))
+    (line,) = [line for line in said.splitlines() if "no pod has this machine's files" in line]
+    assert line.endswith("; bring them to s3:// and say so")
+    for key, value in local.items():
+        assert f"{key} ({value})" in line
+
+
+def test_prompts_of_the_users_are_taken_from_the_bucket(here: Scene) -> None:
+    for file in (PROMPTS / "world").glob("*.txt"):
+        write_bytes(join(here.run_uri, "prompts", file.name), file.read_bytes())
+    assert main(here.command("--set", f"prompts={here.run_uri}/prompts")) == 0
 
 
 @pytest.mark.parametrize("more", [[], ["--without-kubernetes"]])
