@@ -12,6 +12,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("whole")
     synthetic_run.write(str(folder))
     synthetic_run.write_analyses(str(folder))
+    synthetic_run.write_agreement(str(folder))
     return str(folder)
 
 

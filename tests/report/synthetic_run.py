@@ -10,7 +10,7 @@ import numpy as np
 
 from isr_dpo import layout, times
 from isr_dpo.analyse import claims, form, win_rate
-from isr_dpo.analyse.agreement import Agreement, run_agreement
+from isr_dpo.analyse.agreement import Agreement, run_agreement, same_pairs
 from isr_dpo.analyse.asking import Bill
 from isr_dpo.analyse.runs import GraderInfo
 from isr_dpo.analyse.tables import agreement
@@ -290,7 +290,8 @@ def write_analyses(run_uri: str, *, text: str = "it goes left") -> None:
 
 
 def write_agreement(run_uri: str) -> None:
-    """A person's labels of round 2."""
+    """A person's labels of round 2, and its pairs judged again: without context the judge takes the second response of
+    every other pair, with another video's description it is undecided on all."""
     judged = [judged_row(number, 2, "a disc", "") for number in range(40)]
     labels = [
         Choice(
@@ -308,7 +309,16 @@ def write_agreement(run_uri: str) -> None:
     ]
     own = {"run": "smoke", "uri": run_uri, "round_index": 2, "context": "retrospective", "made_from": {}}
     found = run_agreement(judged, {"anna": labels}, **own)
-    form.save(Agreement(2, (found,), None, None, agreement()), layout.analysis(run_uri, "agreement-round-02"))
+    other = {"outcome": "preferred", "winner": 1, "probabilities": ((0.2, 0.7), (0.1, 0.8))}
+    same = same_pairs(
+        found,
+        without=[row.model_copy(update=other) if number % 2 else row for number, row in enumerate(judged)],
+        with_context=judged,
+        shuffled=[row.model_copy(update={"probabilities": ((0.4, 0.4), (0.4, 0.4))}) for row in judged],
+        policy=2,
+        contexts_of="smoke",
+    )
+    form.save(Agreement(2, (found,), None, same, agreement()), layout.analysis(run_uri, "agreement-round-02"))
 
 
 def write_account(run_uri: str) -> None:

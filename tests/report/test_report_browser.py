@@ -97,6 +97,21 @@ def test_figures_are_drawn(page: Page) -> None:
     assert page.evaluate(strokes) >= 5
 
 
+def test_the_very_same_pairs_stand_in_the_table_of_agreement_as_they_were_judged_again(page: Page) -> None:
+    shown = page.evaluate(
+        "[...document.querySelectorAll('table[id^=table-agreement] tbody tr')].filter(row => row.checkVisibility())"
+        ".map(row => [...row.cells].slice(0, 4).map(cell => cell.innerText.replaceAll('\\n', ' ')))"
+    )
+    start = shown.index(["The very same pairs, judged again"])
+    assert shown[start + 1 : start + 6] == [
+        ["smoke, policy 2 without context", "anna", "25.0 6.1–43.9", "5 of 20"],
+        ["smoke, policy 2 context of smoke", "anna", "50.0 35.1–64.9", "8 of 16"],
+        ["smoke, policy 2 another video's", "anna", "–", "0 of 0"],
+        ["with less without 3 choices changed", "–", "+18.8 +0.0 to +41.7", "–"],
+        ["Reported in the paper"],
+    ]
+
+
 def test_nothing_is_asked_of_the_network(page: Page) -> None:
     kinds = "performance.getEntriesByType('resource').filter(e => !e.name.startsWith('data:')).map(e => e.name)"
     assert page.evaluate(kinds) == []
