@@ -239,9 +239,18 @@ class Output:
         return set(self._files)
 
     def put(self, name: str, path: Path) -> None:
-        """Adds the local file `path` as `name`."""
+        """Adds the local file `path` as `name`.
+
+        Raises:
+            StaleOutput: another has finished this output, with another file of this name or none. One that was cut off
+                and comes back after its successor is done learns it here.
+        """
         file = File(size=path.stat().st_size, sha256=hash_file(path))
-        self._store.put(path, join(self.uri, name))
+        sealed = find(self.uri)  # a request a file; between it and the upload there is no safety
+        if sealed is None:
+            self._store.put(path, join(self.uri, name))
+        elif sealed.files.get(name) != file:
+            raise _late(self.uri)
         self._files[name] = file  # last: another thread may read what is done
 
     def write(self, name: str, content: bytes) -> None:
@@ -338,9 +347,11 @@ def _create(uri: str, manifest: Manifest) -> None:
     except Exists:
         standing = Manifest.from_json(read_bytes(uri).decode(errors="replace"), where=uri)
         if (standing.origin, standing.digest) != (manifest.origin, manifest.digest):
-            raise StaleOutput(
-                f"{uri}: another writer finished this output first, with other content; it stands"
-            ) from None
+            raise _late(uri) from None
+
+
+def _late(uri: str) -> StaleOutput:
+    return StaleOutput(f"{uri}: another writer finished this output first, with other content; it stands")
 
 
 def _check(path: Path, file: File, uri: str) -> None:

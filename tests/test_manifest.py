@@ -159,15 +159,20 @@ def test_a_finished_output_of_another_origin_is_refused_saying_what_differs(
 
 def test_a_late_writer_cannot_replace_what_another_finished(run_uri: str) -> None:
     uri = join(run_uri, "out")
-    early, late, same = opened(uri), opened(uri), opened(uri)
+    early, late, same, other = opened(uri), opened(uri), opened(uri), opened(uri)
     for output in (early, same):
         output.write("part-00000.jsonl", b"one\n")
     standing = early.seal(rows=1, deterministic=True)
     assert same.seal(rows=1, deterministic=True) == standing
-    late.write("part-00001.jsonl", b"other\n")
     with pytest.raises(StaleOutput, match="another writer finished this output first"):
-        late.seal(rows=1, deterministic=True)
-    assert manifest.find(uri) == standing
+        other.seal(rows=0, deterministic=True)
+    for name in ("part-00000.jsonl", "part-00001.jsonl"):
+        with pytest.raises(StaleOutput, match="another writer finished this output first"):
+            late.write(name, b"other\n")
+    late.write("part-00000.jsonl", b"one\n")
+    assert late.seal(rows=1, deterministic=True) == standing
+    manifest.verify(standing)
+    assert set(open_store(uri).list(uri)) == {"part-00000.jsonl", "manifest.json"}
 
 
 def test_files_lie_in_a_local_folder(run_uri: str) -> None:
