@@ -72,8 +72,8 @@ class LocalStore:
                 shutil.rmtree(doomed)
             else:
                 target.unlink()
-        except (FileNotFoundError, NotADirectoryError):
-            return
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            return  # the last: it was not there, and another process makes it just now
         except OSError as error:
             explain(error, uri)
         with contextlib.suppress(OSError):  # it still holds something

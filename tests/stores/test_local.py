@@ -46,6 +46,16 @@ def test_a_delete_prunes_the_folder_it_empties(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "run") == ["other"]
 
 
+def test_a_delete_leaves_a_folder_that_was_not_there_when_it_looked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_bytes(str(tmp_path / "out" / "object"), b"x")
+    with monkeypatch.context() as before:
+        before.setattr(Path, "is_dir", lambda _: False)
+        open_store(str(tmp_path)).delete(str(tmp_path / "out"))
+    assert read_bytes(str(tmp_path / "out" / "object")) == b"x"
+
+
 def test_a_full_disk_is_named_and_leaves_the_old_object(tmp_path: Path, four_mebibytes: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
