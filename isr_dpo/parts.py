@@ -11,7 +11,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from isr_dpo.errors import OutsideError, WorkerDied
-from isr_dpo.manifest import Output
+from isr_dpo.outputs import Output
 from isr_dpo.records import Row, part_name, read_rows, to_jsonl
 
 log = logging.getLogger("isr_dpo")

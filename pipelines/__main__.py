@@ -10,7 +10,7 @@ from typing import Any
 
 from isr_dpo.config import Recipe
 from isr_dpo.errors import IsrDpoError, RecipeError
-from isr_dpo.manifest import STRICT_CODE
+from isr_dpo.outputs import STRICT_CODE
 from pipelines import recipe_files
 
 RECIPE = "a recipe file, the name of a packaged recipe (smoke), or the URI of a run, whose recipe it is then"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from isr_dpo import layout, manifest, removed
+from isr_dpo import layout, manifest, outputs, removed
 from isr_dpo.config import Recipe
 from isr_dpo.errors import RecipeError
 from isr_dpo.manifest import MANIFEST
@@ -45,7 +45,7 @@ def reuse(run_uri: str, new_run_uri: str) -> None:
     for place in (layout.frames, layout.dataset):
         made = manifest.find(place(run_uri))
         if made is not None and manifest.find(place(new_run_uri)) is None:
-            manifest.alias(place(new_run_uri), made)
+            outputs.alias(place(new_run_uri), made)
 
 
 def _read(recipe: Recipe) -> dict[str, object]:

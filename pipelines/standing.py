@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from isr_dpo import layout, prompts
 from isr_dpo.config import Recipe
 from isr_dpo.digests import code_version
-from isr_dpo.manifest import STRICT_CODE, find, verify
+from isr_dpo.manifest import find, verify
+from isr_dpo.outputs import STRICT_CODE
 from isr_dpo.steps.evaluate import grading_digest
 from isr_dpo.stores import Missing, join, read_bytes, write_bytes
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from isr_dpo import layout
 from isr_dpo.data.frames import FrameWriter, encode
-from isr_dpo.manifest import Origin, Output, begin
+from isr_dpo.manifest import Origin
+from isr_dpo.outputs import Output, begin
 from isr_dpo.records import Judged, to_jsonl
 
 CONTEXT = "own description, which no annotator may see"

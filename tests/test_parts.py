@@ -15,7 +15,8 @@ import pytest
 from isr_dpo.engines import Sample, pool
 from isr_dpo.engines.pool import Worker
 from isr_dpo.errors import ModelError, OutsideError, WorkerDied
-from isr_dpo.manifest import Origin, Output, begin
+from isr_dpo.manifest import Origin
+from isr_dpo.outputs import Output, begin
 from isr_dpo.parts import Share, work_in_parts
 from isr_dpo.records import Context
 from tests.engines import mortal

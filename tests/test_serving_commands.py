@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from isr_dpo import manifest
+from isr_dpo import outputs
 from isr_dpo.cli import main
 from isr_dpo.errors import CorruptOutput, DataError, RecipeError
-from isr_dpo.manifest import Origin, Output
+from isr_dpo.manifest import Origin
 from isr_dpo.mlflow_client import open_client
+from isr_dpo.outputs import Output
 from isr_dpo.stores import join, write_bytes
 from tests.servers.mlflow_server import fresh_database
 
@@ -19,7 +20,7 @@ on_s3 = pytest.mark.parametrize("run_uri", ["moto"], indirect=True)
 
 
 def finished(uri: str, weights: str = "one", kind: str = "policy") -> str:
-    output = manifest.begin(uri, Origin(kind, "train", {}, "", ""))
+    output = outputs.begin(uri, Origin(kind, "train", {}, "", ""))
     assert isinstance(output, Output)
     output.write("model.safetensors", weights.encode())
     output.seal(rows=0, deterministic=True)

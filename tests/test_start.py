@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from isr_dpo import manifest
+from isr_dpo import manifest, outputs
 from isr_dpo.config import Recipe
 from isr_dpo.errors import ModelError
-from isr_dpo.manifest import Origin, Output
+from isr_dpo.manifest import Origin
+from isr_dpo.outputs import Output
 from isr_dpo.start import start_manifest
 from isr_dpo.stores import open_store
 from tests.servers.hub_server import COMMIT, hub_server
@@ -101,7 +102,7 @@ def test_a_remote_folder_that_is_no_whole_model_is_refused(run_uri: str, model: 
 
 def test_a_policy_of_another_run_brings_its_own_manifest(tmp_path: Path) -> None:
     for kind in ("policy", "dataset"):
-        out = manifest.begin(str(tmp_path / kind), Origin(kind, "train", {}, "", ""))
+        out = outputs.begin(str(tmp_path / kind), Origin(kind, "train", {}, "", ""))
         assert isinstance(out, Output)
         out.write("config.json", b"{}")
         out.seal(rows=0, deterministic=True)

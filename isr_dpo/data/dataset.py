@@ -32,7 +32,7 @@ from isr_dpo.data.sources import Sources
 from isr_dpo.data.video import Unreadable
 from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import DataError, StoreError
-from isr_dpo.manifest import Output
+from isr_dpo.outputs import Output
 from isr_dpo.records import Preference, Question, TestRow, read_rows, to_jsonl
 from isr_dpo.stores import Missing
 

@@ -11,7 +11,7 @@ from isr_dpo.evaluate import Grader, Progress, Reply
 from isr_dpo.evaluate.compat import READINGS, Reading
 from isr_dpo.evaluate.protocol import ScoringProtocol, Task
 from isr_dpo.evaluate.statistics import clustered_mean
-from isr_dpo.manifest import Output
+from isr_dpo.outputs import Output
 from isr_dpo.parts import work_in_parts
 from isr_dpo.records import UNSCORED, Grade, Prediction, TestRow, part_name, to_jsonl
 

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from isr_dpo.errors import ModelError
-from isr_dpo.manifest import MANIFEST, UNFINISHED
+from isr_dpo.manifest import MANIFEST
+from isr_dpo.outputs import UNFINISHED
 
 FAMILIES: Mapping[str, str] = {
     "VideoLlavaForConditionalGeneration": "video_llava",

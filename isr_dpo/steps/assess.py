@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from isr_dpo import answer, layout, manifest, prompts
 from isr_dpo.config import Recipe
 from isr_dpo.errors import RecipeError
-from isr_dpo.manifest import Manifest, Output
+from isr_dpo.manifest import Manifest
+from isr_dpo.outputs import Output
 from isr_dpo.parts import WHOLE, Share
 from isr_dpo.progress import Progress
 from isr_dpo.records import Prediction

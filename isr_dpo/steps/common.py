@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
 
-from isr_dpo import layout, manifest, prompts
+from isr_dpo import layout, manifest, outputs, prompts
 from isr_dpo.config import PROMPTED, SECTIONS, Recipe
 from isr_dpo.data.frames import FrameStore
 from isr_dpo.digests import canonical_digest, code_version
 from isr_dpo.errors import CorruptOutput
-from isr_dpo.manifest import File, Manifest, Origin, Output
+from isr_dpo.manifest import File, Manifest, Origin
+from isr_dpo.outputs import Output
 from isr_dpo.records import Question, Row, TestRow, read_files
 from isr_dpo.stores import Missing, join, read_bytes
 
@@ -46,11 +47,11 @@ def origin(recipe: Recipe, kind: str, step: str, inputs: Mapping[str, str]) -> O
 def begin(
     recipe: Recipe, kind: str, step: str, inputs: Inputs, uri: str, *, prompts_digest: str | None = None
 ) -> Manifest | Output:
-    """`manifest.begin` for an output of `step`; `prompts_digest` of other prompts than the recipe's."""
+    """`outputs.begin` for an output of `step`; `prompts_digest` of other prompts than the recipe's."""
     made_from = origin(recipe, kind, step, {name: made.digest for name, made in inputs.items()})
     if prompts_digest is not None:
         made_from = replace(made_from, prompts_digest=prompts_digest)
-    return manifest.begin(uri, made_from)
+    return outputs.begin(uri, made_from)
 
 
 def sealed(out: Output, metrics: Mapping[str, float], *, rows: int, deterministic: bool) -> StepResult:

@@ -15,7 +15,8 @@ from isr_dpo.config import Recipe
 from isr_dpo.digests import code_version
 from isr_dpo.engines import Engine, Progress, pool
 from isr_dpo.engines.pool import Worker
-from isr_dpo.manifest import Manifest, Output, content_digest
+from isr_dpo.manifest import Manifest, content_digest
+from isr_dpo.outputs import Output
 from isr_dpo.parts import WHOLE, Share, work_in_parts
 from isr_dpo.records import Row
 from isr_dpo.steps.common import Inputs, StepResult, frame_store, sealed

@@ -10,7 +10,8 @@ from isr_dpo import layout
 from isr_dpo.config import Evaluate, Recipe
 from isr_dpo.errors import KeyRefused, OutsideError
 from isr_dpo.evaluate import Grader, grades, open_grader, open_protocol
-from isr_dpo.manifest import Manifest, Output
+from isr_dpo.manifest import Manifest
+from isr_dpo.outputs import Output
 from isr_dpo.progress import Progress
 from isr_dpo.records import Prediction, TestRow
 from isr_dpo.steps.common import (

@@ -7,10 +7,11 @@ import hashlib
 import logging
 from typing import NamedTuple
 
-from isr_dpo import answer, layout, manifest
+from isr_dpo import answer, layout, manifest, outputs
 from isr_dpo.config import Recipe
 from isr_dpo.data import rows as row_files
-from isr_dpo.manifest import Manifest, Origin, Output
+from isr_dpo.manifest import Manifest, Origin
+from isr_dpo.outputs import Output
 from isr_dpo.records import Prediction, part_name, to_jsonl
 from isr_dpo.steps.common import Inputs, StepResult, bundle, metrics_of, reused, rows_of, sealed, test_rows
 from isr_dpo.stores import join, read_bytes
@@ -36,7 +37,7 @@ def import_answers(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> 
         uri = recipe.answer.predictions[name]
         given = _given(uri, key=f"answer.predictions.{name}")
         made_from = {"dataset": inputs["dataset"].digest, "predictions": given.digest}
-        out = manifest.begin(
+        out = outputs.begin(
             join(layout.answers(run_uri, index), name), Origin("answers", "answer", made_from, "", prompts_digest="")
         )
         if isinstance(out, Output):

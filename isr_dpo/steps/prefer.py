@@ -14,7 +14,8 @@ from typing import NamedTuple
 from isr_dpo import layout, manifest, prompts
 from isr_dpo.config import Recipe
 from isr_dpo.errors import StaleOutput
-from isr_dpo.manifest import Manifest, Output
+from isr_dpo.manifest import Manifest
+from isr_dpo.outputs import Output
 from isr_dpo.parts import WHOLE, Share, work_in_parts
 from isr_dpo.prefer import Earlier, Preferred, Stages, by_stage, by_video, prefer
 from isr_dpo.progress import Progress

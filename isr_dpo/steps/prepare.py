@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from isr_dpo import layout, manifest, preflight, start
+from isr_dpo import layout, manifest, outputs, preflight, start
 from isr_dpo.config import Recipe
 from isr_dpo.data.frames import FrameStore
 from isr_dpo.data.shrink import SHRUNK, shrink
 from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import StaleOutput
-from isr_dpo.manifest import Manifest, Origin, Output
+from isr_dpo.manifest import Manifest, Origin
+from isr_dpo.outputs import Output
 from isr_dpo.progress import Progress
 from isr_dpo.steps.common import Inputs, StepResult, reused
 
@@ -34,7 +35,7 @@ def preflight_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> 
             "use another --run-uri"
         )
     preflight.claim(recipe, run_uri)
-    made = standing or manifest.alias(layout.policy(run_uri, 0), policy)
+    made = standing or outputs.alias(layout.policy(run_uri, 0), policy)
     return StepResult(made, {}, reused=standing is not None)
 
 
@@ -49,7 +50,7 @@ def prepare_step(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -> St
     frames = None if recipe.answer.predictions else _frames(recipe, inputs["policy"], sources, run_uri)
     made_from = {} if frames is None else {"frames": frames.digest}
     section = dataset.dataset_section(sources)
-    out = manifest.begin(layout.dataset(run_uri), Origin("dataset", "prepare", made_from, section, prompts_digest=""))
+    out = outputs.begin(layout.dataset(run_uri), Origin("dataset", "prepare", made_from, section, prompts_digest=""))
     if isinstance(out, Manifest):
         return reused(out)
     metrics = dataset.prepare_dataset(
@@ -68,7 +69,7 @@ def _frames(recipe: Recipe, policy: Manifest, sources: Sources, run_uri: str) ->
     names = [name for name in PROCESSOR_FILES if name in policy.files]
     processor = canonical_digest({name: policy.files[name].sha256 for name in names} if policy.files else SHRUNK)
     section = dataset.frames_section(sources, frames=recipe.data.frames, processor=processor)
-    out = manifest.begin(layout.frames(run_uri), Origin("frames", "prepare", {}, section, prompts_digest=""))
+    out = outputs.begin(layout.frames(run_uri), Origin("frames", "prepare", {}, section, prompts_digest=""))
     if isinstance(out, Output):
         progress = Progress("prepare", len(sources.videos), "videos")
         seen = 0

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from isr_dpo import judge, layout, manifest, prompts, retrospect
+from isr_dpo import judge, layout, manifest, outputs, prompts, retrospect
 from isr_dpo.analyse.runs import Run
 from isr_dpo.config import Recipe
 from isr_dpo.digests import canonical_digest
@@ -64,7 +64,7 @@ def _asked(run: Run, index: int, rows: Sequence[Judged], contexts: Manifest | No
     digest = canonical_digest([[row.id, row.prompt, *row.responses] for row in items])
     uri = layout.round_output(run.uri, index, f"rejudged-{design}-{digest[:8]}")
     digests = {name: made.digest for name, made in inputs.items()} | {"rows": digest}
-    out = manifest.begin(uri, origin(recipe, "rejudged", "judge", digests))
+    out = outputs.begin(uri, origin(recipe, "rejudged", "judge", digests))
     if isinstance(out, Manifest):
         return rows_of(out, Judged, "judged-")
     stage = functools.partial(

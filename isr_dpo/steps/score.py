@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from isr_dpo import answer, manifest
+from isr_dpo import answer, manifest, outputs
 from isr_dpo.config import SECTIONS, Evaluate, Recipe
 from isr_dpo.data import rows as row_files
 from isr_dpo.data.captions import with_captions
@@ -63,7 +63,7 @@ def score(recipe: Recipe, out_uri: str, *, replies: Replies | None = None) -> St
     if replies is not None:
         _check(replies, predictions, protocol.name)
     made_from = {"predictions": _digest(uri), "rows": _digest(rows_uri)}
-    out = manifest.begin(join(out_uri, "grades"), _origin(recipe, name, made_from, replies))
+    out = outputs.begin(join(out_uri, "grades"), _origin(recipe, name, made_from, replies))
     if isinstance(out, Manifest):
         return reused(out)
     if replies is not None:

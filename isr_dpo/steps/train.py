@@ -16,10 +16,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from isr_dpo import layout, live, manifest, pyfunc
+from isr_dpo import layout, live, manifest, outputs, pyfunc
 from isr_dpo.config import Recipe
 from isr_dpo.errors import StaleOutput
-from isr_dpo.manifest import Manifest, Output
+from isr_dpo.manifest import Manifest
+from isr_dpo.outputs import Output
 from isr_dpo.progress import EVERY_SECONDS
 from isr_dpo.records import Preference
 from isr_dpo.steps.common import METRICS, Inputs, StepResult, begin, metrics_of, origin, reused
@@ -55,7 +56,7 @@ def without_training(recipe: Recipe, inputs: Inputs, run_uri: str, index: int) -
         return None
     why = "no seed preferences" if recipe.train.seed_epochs else "train.seed_epochs is 0"
     log.info("%s: policy-01 is the starting model", why)
-    return StepResult(manifest.alias(layout.policy(run_uri, 1), inputs["policy"]), {}, reused=False)
+    return StepResult(outputs.alias(layout.policy(run_uri, 1), inputs["policy"]), {}, reused=False)
 
 
 class _Round:
@@ -91,7 +92,7 @@ class _Round:
                 return {}
             rows = int(json.loads(training.read(METRICS))["pairs"])
             made = training.seal(rows=rows, deterministic=self._deterministic)
-        open_store(self._machine.uri).delete(join(self._machine.uri, manifest.UNFINISHED))  # killed as it sealed
+        open_store(self._machine.uri).delete(join(self._machine.uri, outputs.UNFINISHED))  # killed as it sealed
         self._clear()
         return metrics_of(made)
 
@@ -206,7 +207,7 @@ class _Round:
             with checkpoint.held(self._machine.folder / checkpoint.FOLDER / name) as files:
                 if files is None:
                     continue
-                out = manifest.begin(uri, origin(self._recipe, "checkpoint", "train", self._machine.digests))
+                out = outputs.begin(uri, origin(self._recipe, "checkpoint", "train", self._machine.digests))
                 if isinstance(out, Output):
                     out.put_folder(files)
                     stored[uri] = out.seal(rows=0, deterministic=self._deterministic)

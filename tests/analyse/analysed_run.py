@@ -10,7 +10,8 @@ from typing import Any
 from isr_dpo import layout
 from isr_dpo.analyse.runs import Run, open_run
 from isr_dpo.config import Recipe
-from isr_dpo.manifest import Origin, Output, begin
+from isr_dpo.manifest import Origin
+from isr_dpo.outputs import Output, begin
 from isr_dpo.records import Context, Grade, Judged, Outcome, Prediction, Preference, Question, TestRow, to_jsonl
 from isr_dpo.stores import join, write_bytes
 

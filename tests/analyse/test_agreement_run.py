@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from isr_dpo import layout, manifest, preflight, start
+from isr_dpo import layout, outputs, preflight, start
 from isr_dpo.analyse.agreement import Agreement
 from isr_dpo.analyse.form import from_json
 from isr_dpo.analyse.runs import open_run
@@ -35,7 +35,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def judged_once(recipe: Recipe, uri: str) -> None:
     """The first round up to its judgement, without what a whole run does besides."""
     preflight.claim(recipe, uri)
-    manifest.alias(layout.policy(uri, 0), start.start_manifest(recipe, None))
+    outputs.alias(layout.policy(uri, 0), start.start_manifest(recipe, None))
     begun = (("prepare", 0), ("train", 0), ("generate", 1))
     described = (("retrospect", 1),) if recipe.retrospect.context != "none" else ()
     for name, index in (*begun, *described, ("judge", 1)):

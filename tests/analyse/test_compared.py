@@ -13,7 +13,8 @@ from isr_dpo import layout
 from isr_dpo.cli import main
 from isr_dpo.config import Recipe
 from isr_dpo.errors import DataError
-from isr_dpo.manifest import Origin, Output, begin
+from isr_dpo.manifest import Origin
+from isr_dpo.outputs import Output, begin
 from isr_dpo.records import Grade, TestRow, to_jsonl
 from isr_dpo.stores import write_bytes
 

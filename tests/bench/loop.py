@@ -21,7 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
-from isr_dpo import config, layout, manifest
+from isr_dpo import config, layout, manifest, outputs
 from isr_dpo.config import Recipe
 from isr_dpo.evaluate.statistics import Difference, paired_difference
 from isr_dpo.records import Grade, read_files
@@ -110,7 +110,7 @@ def run(folder: Path, *, arm: str, seed: int, rounds: int) -> None:
             made = manifest.find(place(shared))
             assert made is not None
             if manifest.find(place(uri)) is None:
-                manifest.alias(place(uri), made)
+                outputs.alias(place(uri), made)
         steps = [("preflight", 0)]
         for index in range(1, rounds + 1):
             steps += [(name, index) for name in ("generate", "retrospect", "judge", "train")]

@@ -95,14 +95,15 @@ def _recipe(folder: Path, sizes: Sizes, options: argparse.Namespace, *, gpu: boo
 
 def _lay_out(folder: Path, recipe: Any, uri: str, sizes: Sizes, *, device: str) -> None:
     """A run that has come as far as its seed DPO: policy-00, frames, dataset."""
-    from isr_dpo import layout, manifest, start
+    from isr_dpo import layout, outputs, start
     from isr_dpo.data.frames import FrameWriter, encode
-    from isr_dpo.manifest import Origin, Output
+    from isr_dpo.manifest import Origin
+    from isr_dpo.outputs import Output
     from isr_dpo.records import to_jsonl
     from tests.bench.dpo_setup import clip, read_pairs, write
 
     write(folder / "start", sizes, device=device, dtype="bfloat16")
-    manifest.alias(layout.policy(uri, 0), start.start_manifest(recipe))
+    outputs.alias(layout.policy(uri, 0), start.start_manifest(recipe))
     pairs, shards = read_pairs(folder / "start"), folder / "shards"
     shards.mkdir()
     writer = FrameWriter(shards, number=0)
@@ -111,7 +112,7 @@ def _lay_out(folder: Path, recipe: Any, uri: str, sizes: Sizes, *, device: str) 
     writer.finish()
 
     def begin(where: str, kind: str, inputs: dict[str, str]) -> Output:
-        out = manifest.begin(where, Origin(kind, "prepare", inputs, "", ""))
+        out = outputs.begin(where, Origin(kind, "prepare", inputs, "", ""))
         assert isinstance(out, Output)
         return out
 

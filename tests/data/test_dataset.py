@@ -14,7 +14,7 @@ import pytest
 from clips import numbers_of, write_clip
 from stills import write_clip_tar, write_folder
 
-from isr_dpo import config, manifest
+from isr_dpo import config, outputs
 from isr_dpo.data import dataset
 from isr_dpo.data.dataset import dataset_section, frames_section, prepare_dataset, prepare_frames
 from isr_dpo.data.decoder import Decoder
@@ -23,7 +23,8 @@ from isr_dpo.data.sources import Sources, read_sources
 from isr_dpo.data.video import Decoded, decode
 from isr_dpo.digests import hash_file
 from isr_dpo.errors import DataError, OutsideError, StoreError
-from isr_dpo.manifest import Manifest, Origin, Output
+from isr_dpo.manifest import Manifest, Origin
+from isr_dpo.outputs import Output
 from isr_dpo.stores import open_store
 
 CLIPS = 6
@@ -81,7 +82,7 @@ def sources_of(world: Path) -> Sources:
 
 
 def begin(run: Path, kind: str, section: str) -> Output:
-    output = manifest.begin(str(run / kind), Origin(kind, "prepare", {}, section, ""))
+    output = outputs.begin(str(run / kind), Origin(kind, "prepare", {}, section, ""))
     assert isinstance(output, Output)
     return output
 

@@ -9,7 +9,7 @@ import os
 import sys
 from pathlib import Path
 
-from isr_dpo import layout, manifest, start
+from isr_dpo import layout, manifest, outputs, start
 from isr_dpo.errors import IsrDpoError
 from isr_dpo.steps import STEPS
 from isr_dpo.steps.inputs import inputs_of
@@ -26,7 +26,7 @@ def main(model: Path, world: Path, run_uri: str, workers: int) -> None:
     with owner(run_uri, f"pid-{os.getpid()}", patience_seconds=30):
         for index in (0, ROUND):
             if manifest.find(layout.policy(run_uri, index)) is None:
-                manifest.alias(layout.policy(run_uri, index), start.start_manifest(recipe))
+                outputs.alias(layout.policy(run_uri, index), start.start_manifest(recipe))
         for name, index in (("prepare", 0), ("generate", ROUND), ("retrospect", ROUND), ("judge", ROUND)):
             STEPS[name](recipe, inputs_of(name, recipe, run_uri, index), run_uri, index)
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from isr_dpo import layout, manifest
+from isr_dpo import layout, manifest, outputs
 from isr_dpo.config import Recipe
 from isr_dpo.evaluate.account import spent as spent_by
 from isr_dpo.evaluate.ledger import Ledger
@@ -64,7 +64,7 @@ def answered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, rows in (("dev.qa.jsonl", questions), ("dev.predictions.jsonl", predictions)):
         (folder / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe, run = recipe_of(folder, "http://127.0.0.1:1/v1"), str(folder / "run")
-    manifest.alias(layout.policy(run, 0), start_manifest(recipe))
+    outputs.alias(layout.policy(run, 0), start_manifest(recipe))
     for name in ("prepare", "answer"):
         STEPS[name](recipe, inputs_of(name, recipe, run, 0), run, 0)
     return folder

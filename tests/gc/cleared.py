@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from isr_dpo import layout, manifest
+from isr_dpo import layout, manifest, outputs
 from isr_dpo.config import Recipe
 from isr_dpo.gc.kept import Registry
-from isr_dpo.manifest import Manifest, Origin, Output
+from isr_dpo.manifest import Manifest, Origin
+from isr_dpo.outputs import Output
 from isr_dpo.preflight import claim
 from isr_dpo.stores import join, open_store, write_bytes
 from isr_dpo.stores.s3 import client
@@ -41,7 +42,7 @@ def made(uri: str, kind: str, index: int, **files: bytes) -> Manifest:
 
 
 def begun(uri: str, kind: str, index: int, **files: bytes) -> Output:
-    out = manifest.begin(uri, origin(kind, index))
+    out = outputs.begin(uri, origin(kind, index))
     assert isinstance(out, Output)
     for name, content in files.items():
         out.write(name.replace("__", "."), content)
@@ -67,7 +68,7 @@ def run(run_uri: str, *, policies: int = 6, tracking: str = "sqlite:///none.db")
         files={},
         digest=manifest.content_digest("policy", {}),
     )
-    manifest.alias(layout.policy(run_uri, 0), start)
+    outputs.alias(layout.policy(run_uri, 0), start)
     made(layout.frames(run_uri), "frames", 0, frames_00000__tar=b"f" * 300)
     for index in range(1, policies + 1):
         policy(run_uri, index)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from isr_dpo import gc, layout, manifest, removed
+from isr_dpo import gc, layout, manifest, outputs, removed
 from isr_dpo.dpo import checkpoint
 from isr_dpo.errors import DataError, RunBusy
 from isr_dpo.gc import survey
@@ -140,7 +140,7 @@ def test_a_policy_without_weights_says_so_and_its_run_stays_complete(run_uri: st
     made = found(layout.policy(run_uri, 3))
     assert made == before
     manifest.verify(made)
-    assert manifest.begin(layout.policy(run_uri, 3), made.origin) == made  # the step that made it finds it done
+    assert outputs.begin(layout.policy(run_uri, 3), made.origin) == made  # the step that made it finds it done
     assert (manifest.files(made, {"config.json"}) / "config.json").read_bytes() == b"{}"
     with pytest.raises(DataError, match=r"policy-03: its weights were removed by `isr-dpo gc` on 20.*not kept"):
         manifest.files(made)
@@ -288,7 +288,7 @@ def test_origins_of_forks_stay(run_uri: str) -> None:
     beside, far = run_uri + "-beside", join(run_uri + "-store", "deep", "fork")
     claim(cleared.recipe(start=layout.policy(run_uri, 2)), beside)
     claim(cleared.recipe(start="builtin:world"), far)
-    manifest.alias(layout.policy(far, 0), found(layout.policy(run_uri, 4)))
+    outputs.alias(layout.policy(far, 0), found(layout.policy(run_uri, 4)))
     write_bytes(join(run_uri + "-no-run", "object"), b"x")
     alone = gc.plan(run_uri, registry=NOBODY)
     assert alone.kept[2] == (f"start of {beside}",)

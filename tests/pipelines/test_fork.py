@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from isr_dpo import config, layout, manifest
+from isr_dpo import config, layout, manifest, outputs
 from isr_dpo.errors import RecipeError
 from isr_dpo.manifest import Origin
 from isr_dpo.preflight import claim
@@ -31,8 +31,8 @@ def finished(run_uri: str, recipe: config.Recipe) -> None:
 
 
 def _seal(uri: str, kind: str) -> None:
-    out = manifest.begin(uri, Origin(kind, "train", {}, "", ""))
-    assert isinstance(out, manifest.Output)
+    out = outputs.begin(uri, Origin(kind, "train", {}, "", ""))
+    assert isinstance(out, outputs.Output)
     out.write("config.json", b"{}")
     out.seal(rows=1, deterministic=True)
 

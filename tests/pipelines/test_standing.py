@@ -7,7 +7,8 @@ import yaml
 from isr_dpo import config, layout
 from isr_dpo.config import Recipe
 from isr_dpo.errors import CorruptOutput
-from isr_dpo.manifest import Origin, Output, begin
+from isr_dpo.manifest import Origin
+from isr_dpo.outputs import Output, begin
 from pipelines.standing import expected, is_complete, mark_complete
 
 

@@ -21,7 +21,8 @@ from isr_dpo.data.frames import FrameWriter, encode
 from isr_dpo.evaluate.account import Account, Amount, Ceilings
 from isr_dpo.evaluate.caption import CaptionProtocol
 from isr_dpo.evaluate.grades import measure
-from isr_dpo.manifest import Origin, Output, begin
+from isr_dpo.manifest import Origin
+from isr_dpo.outputs import Output, begin
 from isr_dpo.preferences import preferences
 from isr_dpo.records import Context, Grade, Judged, Prediction, Preference, Question, TestRow, to_jsonl
 from isr_dpo.report.data import Page, gather

@@ -6,7 +6,8 @@ import pytest
 from isr_dpo import layout
 from isr_dpo.config import Recipe
 from isr_dpo.errors import CorruptOutput
-from isr_dpo.manifest import Origin, Output, begin
+from isr_dpo.manifest import Origin
+from isr_dpo.outputs import Output, begin
 from isr_dpo.report.summary import summarise
 from isr_dpo.stores import join
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from isr_dpo import manifest
-from isr_dpo.manifest import Origin, Output
+from isr_dpo import outputs
+from isr_dpo.manifest import Origin
+from isr_dpo.outputs import Output
 from isr_dpo.records import Row
 from isr_dpo.steps.engine import ENGINE, Engines, closed
 from isr_dpo.stores.local import LocalStore
@@ -71,7 +72,7 @@ def slow_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("slow_disk")
 def test_workers_that_end_a_part_at_once_note_the_least_sure_of_them(model: Path, world: Path, tmp_path: Path) -> None:
     recipe = recipe_for(model, world, "unused", engine={"rows_per_part": 1})
-    out = manifest.begin(str(tmp_path / "out"), ORIGIN)
+    out = outputs.begin(str(tmp_path / "out"), ORIGIN)
     assert isinstance(out, Output)
     items = [Mark(id=str(number)) for number in range(2)]
     with Pair(recipe, {}, str(tmp_path)) as engines:

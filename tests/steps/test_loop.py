@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from isr_dpo import layout, manifest, preflight
+from isr_dpo import layout, manifest, outputs, preflight
 from isr_dpo.errors import CorruptOutput, DataError, GuardTripped, OutsideError, RecipeError, StaleOutput
 from isr_dpo.steps import run_step
 from isr_dpo.steps.inputs import inputs_of
@@ -127,7 +127,7 @@ def test_finished_work_of_other_code_is_refused_when_that_is_asked_for(
     file = Path(layout.round_output(copied, 1, "responses")) / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"code_version": "0.0+other"}))
     assert again("generate", recipe, copied, 1).reused
-    monkeypatch.setenv(manifest.STRICT_CODE, "1")
+    monkeypatch.setenv(outputs.STRICT_CODE, "1")
     with pytest.raises(StaleOutput, match=r"was made by code 0\.0\+other"):
         again("generate", recipe, copied, 1)
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from isr_dpo import config, layout, manifest
+from isr_dpo import config, layout, manifest, outputs
 from isr_dpo.manifest import Origin
 from isr_dpo.steps.train import train_step
 
@@ -12,8 +12,8 @@ def test_without_seed_epochs_policy_01_is_the_start_whatever_the_dataset_holds(t
         "{name: t, iterations: 2, model: {start: s, registered_name: t}, data: {train: a.jsonl, sets: {dev: b.jsonl}}, "
         "train: {seed_epochs: 0}}"
     )
-    out = manifest.begin(str(tmp_path / "start"), Origin("policy", "train", {}, "", ""))
-    assert isinstance(out, manifest.Output)
+    out = outputs.begin(str(tmp_path / "start"), Origin("policy", "train", {}, "", ""))
+    assert isinstance(out, outputs.Output)
     start = out.seal(rows=0, deterministic=True)
     run = str(tmp_path / "run")
     result = train_step(recipe, {"policy": start}, run, 0)

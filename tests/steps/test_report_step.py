@@ -12,7 +12,8 @@ import pytest
 from isr_dpo import layout, mlflow_client, tracking
 from isr_dpo.config import Recipe
 from isr_dpo.errors import OutsideError
-from isr_dpo.manifest import Manifest, Origin, Output, begin
+from isr_dpo.manifest import Manifest, Origin
+from isr_dpo.outputs import Output, begin
 from isr_dpo.steps import execute, run_step
 from isr_dpo.stores import join
 from tests.loop import recipe_for

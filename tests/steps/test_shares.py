@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from isr_dpo import engines, layout, manifest, start
+from isr_dpo import engines, layout, manifest, outputs, start
 from isr_dpo.config import Recipe
 from isr_dpo.errors import IsrDpoError, ModelError
 from isr_dpo.parts import Share
@@ -47,7 +47,7 @@ def begun(run_uri: str, recipe: Recipe) -> Begun:
     def make(name: str) -> str:
         uri = join(run_uri, name)
         for index in (0, 1):
-            manifest.alias(layout.policy(uri, index), start.start_manifest(recipe))
+            outputs.alias(layout.policy(uri, index), start.start_manifest(recipe))
         do("prepare", recipe, uri, 0)
         return uri
 

@@ -9,7 +9,8 @@ import pytest
 from isr_dpo import times
 from isr_dpo.config import Recipe
 from isr_dpo.errors import ModelError
-from isr_dpo.manifest import Origin, Output, begin
+from isr_dpo.manifest import Origin
+from isr_dpo.outputs import Output, begin
 from isr_dpo.parts import Share
 from isr_dpo.steps import STEPS, StepResult, run_step
 from isr_dpo.steps.execute import SHARED, run_share

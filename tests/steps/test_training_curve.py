@@ -11,7 +11,8 @@ import pytest
 from isr_dpo import layout, live, mlflow_client, tracking
 from isr_dpo.config import Recipe
 from isr_dpo.errors import OutsideError
-from isr_dpo.manifest import Manifest, Origin, Output, begin
+from isr_dpo.manifest import Manifest, Origin
+from isr_dpo.outputs import Output, begin
 from isr_dpo.steps import STEPS, run_step
 from isr_dpo.steps.common import Inputs, StepResult
 from tests.servers.mlflow_server import fresh_database

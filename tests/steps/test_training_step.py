@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from isr_dpo import layout, manifest
+from isr_dpo import layout, manifest, outputs
 from isr_dpo.config import Recipe
 from isr_dpo.errors import CorruptOutput, DataError, StaleOutput
 from isr_dpo.steps import run_step
@@ -193,8 +193,8 @@ def test_a_checkpoint_is_fetched_whole_or_not_at_all_and_takes_its_room_once(
     monkeypatch.setenv("ISR_DPO_CACHE", str(tmp_path / "cache"))
     machine = Machine(recipe, {}, run_uri, 0)
     uri = f"{machine.checkpoints}/step-000003"
-    output = manifest.begin(uri, manifest.Origin("checkpoint", "train", {}, "", ""))
-    assert isinstance(output, manifest.Output)
+    output = outputs.begin(uri, manifest.Origin("checkpoint", "train", {}, "", ""))
+    assert isinstance(output, outputs.Output)
     files = {"masters-00-00001.safetensors": b"weights", "state.json": b"{}"}
     for name, content in files.items():
         output.write(name, content)

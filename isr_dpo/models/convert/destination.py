@@ -13,8 +13,9 @@ from typing import NoReturn
 
 from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import ModelError, RecipeError, RunBusy, StoreError
-from isr_dpo.manifest import UNFINISHED, cache_folder
+from isr_dpo.manifest import cache_folder
 from isr_dpo.models.convert.source import CONFIG
+from isr_dpo.outputs import UNFINISHED
 from isr_dpo.progress import Progress, log
 from isr_dpo.stores import hub, join, open_store, write_bytes
 from isr_dpo.stores.local import UNDONE, to_path

@@ -70,7 +70,8 @@ def outputs(name, recipe, run_uri, index):
 
 
 def finish(uri, step):
-    from isr_dpo.manifest import Manifest, Origin, begin
+    from isr_dpo.manifest import Manifest, Origin
+    from isr_dpo.outputs import begin
 
     output = begin(uri, Origin(step, step, {}, "", ""))
     if isinstance(output, Manifest):
