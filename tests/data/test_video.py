@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tracemalloc
@@ -97,6 +98,12 @@ def test_channels_are_red_green_blue(tmp_path: Path) -> None:
 def test_the_sampled_frames_are_the_right_ones(tmp_path: Path, name: str, kind: dict) -> None:
     decoded = decode(write_clip(tmp_path / name, 40, **kind), frames=8)
     assert numbers_of(decoded.frames) == [0, 5, 11, 16, 22, 27, 33, 39]
+
+
+def test_writing_a_clip_leaves_the_tests_their_priority(tmp_path: Path) -> None:
+    before = os.sched_getscheduler(0)
+    write_clip(tmp_path / "clip.mp4", 2, codec="libsvtav1")
+    assert os.sched_getscheduler(0) == before
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
