@@ -136,7 +136,7 @@ def test_with_cached_features_the_loss_is_that_with_pixels(policy: Policy, form:
         logps = torch.stack(module(pairs.batch([0, 1, 2])))
         losses = [dpo_loss(*found, *torch.full_like(found, -9.0), beta=0.5).loss for found in (logps, expected)]
         assert (losses[0] - losses[1]).abs().max() <= 1e-9
-    stored = [load_file(path)["features"] for path in folder.iterdir()]
+    stored = [load_file(path)["features"] for path in folder.glob("*.safetensors")]
     tokens = PATCHES + (form == "video_llava")
     assert [features.shape for features in stored] == [(TINY.frames, tokens, TINY.vision_hidden)] * 2
 
@@ -191,7 +191,7 @@ def test_the_policy_of_a_round_is_of_its_start_s_form(tmp_path: Path) -> None:
         assert (policy.encode(["<video>\n"], [np.zeros((8, 32, 32, 3), np.uint8)]).ids[0]).count(5) == 8 * 4
         start, held = here / POLICY, str(here / "masters")
     (cache,) = (path for path in (tmp_path / "features").iterdir() if path.is_dir())
-    assert {load_file(path)["features"].shape for path in cache.iterdir()} == {(8, 4, shape.vision_hidden)}
+    assert {load_file(path)["features"].shape for path in cache.glob("*.safetensors")} == {(8, 4, shape.vision_hidden)}
 
 
 def edited(folder: Path, copy: Path, change: Callable[[dict[str, Any]], object], name: str = "config.json") -> Path:
