@@ -16,6 +16,7 @@ from isr_dpo.data import rows
 from isr_dpo.data.clips import Library
 from isr_dpo.digests import canonical_digest
 from isr_dpo.errors import IsrDpoError, RecipeError
+from isr_dpo.manifest import BUILTIN, local_folder
 from isr_dpo.mlflow_client import sqlite_file
 from pipelines.kfp_api import KfpApi
 from pipelines.package import check_parameters
@@ -106,7 +107,8 @@ def _images(place: Placement, steps: dict[str, Step]) -> None:
 def _remote(recipe: Recipe, run_uri: str) -> None:
     """What pods read and write lies where pods can reach it."""
     named = {"--run-uri": run_uri, **recipe.places}
-    local = [f"{key} ({uri})" for key, uri in named.items() if ":" not in uri or uri.startswith("file:")]
+    here = {key: uri for key, uri in named.items() if not uri.startswith(BUILTIN) and local_folder(uri) is not None}
+    local = [f"{key} ({uri})" for key, uri in here.items()]
     if local:
         raise RecipeError(f"no pod has this machine's files: {', '.join(local)}; bring them to s3:// and say so")
 

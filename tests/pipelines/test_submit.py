@@ -168,7 +168,7 @@ def test_files_of_this_machine_are_refused(here: Scene, capsys: Printed) -> None
         "model.start": mine.as_uri(),
         "data.train": "train.jsonl",
         "data.sets.dev": "dev.qa.jsonl",
-        "data.videos": "videos",
+        "data.videos": "videos:2",
         "evaluate.ledger": "./ledger",
     }
     said = refusal(here, capsys, *itertools.chain(*(("--set", f"{key}={value}") for key, value in local.items())))
