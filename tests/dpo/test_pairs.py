@@ -168,9 +168,12 @@ def test_what_a_killed_process_left_of_features_goes_with_the_next(
 
     child = os.fork()
     if child == 0:
-        monkeypatch.setattr(module, "save_file", killed)
-        Features(tmp_path).put("v0", {"features": torch.ones(1)})
-    os.waitpid(child, 0)
+        try:
+            monkeypatch.setattr(module, "save_file", killed)
+            Features(tmp_path).put("v0", {"features": torch.ones(1)})
+        finally:
+            os._exit(1)  # never on with the tests
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     (left,) = (path for path in tmp_path.rglob("*") if path.is_file())
     long_ago = time.time() - 2 * YOUNG_SECONDS
     os.utime(left.parent, (long_ago, long_ago))
